@@ -1,0 +1,1 @@
+"""A stateless replica: the HTTP API and the queue, on Postgres."""

@@ -1,0 +1,157 @@
+"""A pipeline file after it was loaded and checked: plain data, without its functions.
+
+The sandbox makes a definition from a Lua file; the orchestrator stores it with the version; runner and command line read it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+import msgspec
+
+from schema.errors import MoonyardError
+
+InputType = Literal["string", "number", "integer", "boolean"]
+InputValue = str | int | float | bool
+
+NAME_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
+"""Names of pipelines and stages: they stand in paths, URLs and container labels as they are."""
+
+
+class InputDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """An input. One without a default has to be given on submit."""
+
+    type: InputType
+    default: InputValue | None = None
+    description: str | None = None
+    choices: list[InputValue] | None = None
+
+    @property
+    def required(self) -> bool:
+        return self.default is None
+
+
+class StageDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    container: str | None = None
+    timeout: float | None = None
+    """Seconds."""
+    needs: list[str] = []
+    retries: int = 0
+    line: int | None = None
+
+
+class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """A checked pipeline. ``stages`` are in an order in which each comes after those it needs."""
+
+    name: str
+    description: str | None = None
+    plugins: list[str] = []
+    inputs: dict[str, InputDefinition] = {}
+    stages: list[StageDefinition]
+    timeout: float | None = None
+    """Seconds."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing wrong in a pipeline file: where it is, what is wrong, what was expected."""
+
+    message: str
+    where: str
+    """``file:line``, or the file alone where the line cannot be known."""
+    code: str = "pipeline_invalid"
+    hint: str | None = None
+
+
+class PipelineInvalid(MoonyardError):
+    """A pipeline file that cannot be used, with all of its problems at once."""
+
+    code = "pipeline_invalid"
+
+    def __init__(self, filename: str, problems: list[Problem]) -> None:
+        assert problems, "a pipeline is invalid for a reason"
+        first = problems[0]
+        count = len(problems)
+        super().__init__(
+            f"pipeline file `{filename}` has {'a problem' if count == 1 else f'{count} problems'}: "
+            + "; ".join(f"{problem.where}: {problem.message}" for problem in problems),
+            code=first.code if count == 1 else None,
+            where=first.where,
+            hint=first.hint,
+        )
+        self.filename = filename
+        self.problems = problems
+
+
+class InputsInvalid(MoonyardError):
+    """Inputs that do not fit the pipeline's definition."""
+
+    code = "inputs_invalid"
+
+
+def resolve_inputs(definition: PipelineDefinition, given: dict[str, object]) -> dict[str, InputValue]:
+    """Check given inputs against a definition and fill in the defaults.
+
+    Text is taken for any type, for that is what a command line can give: ``"3"`` for an integer, ``"true"`` for a boolean.
+
+    :raises InputsInvalid: naming every input that is unknown, missing or of the wrong type.
+    """
+    problems: list[str] = []
+    for name in given:
+        if name not in definition.inputs:
+            known = ", ".join(f"`{known}`" for known in definition.inputs) or "none"
+            problems.append(f"`{name}` is not an input (inputs of `{definition.name}`: {known})")
+    resolved: dict[str, InputValue] = {}
+    for name, declared in definition.inputs.items():
+        if name not in given:
+            if declared.default is None:
+                problems.append(f"`{name}` ({declared.type}) is required and was not given")
+            else:
+                resolved[name] = declared.default
+            continue
+        value = given[name]
+        try:
+            checked = input_value(declared.type, value)
+        except ValueError:
+            problems.append(f"`{name}` must be of type {declared.type}, got `{value}`")
+            continue
+        if declared.choices is not None and checked not in declared.choices:
+            choices = ", ".join(f"`{choice}`" for choice in declared.choices)
+            problems.append(f"`{name}` must be one of {choices}, got `{checked}`")
+            continue
+        resolved[name] = checked
+    if problems:
+        raise InputsInvalid(
+            f"inputs of pipeline `{definition.name}` are wrong: {'; '.join(problems)}",
+            hint="Give inputs as `--input name=value`.",
+        )
+    return resolved
+
+
+def input_value(kind: InputType, value: object) -> InputValue:
+    """Read a value as an input of a type.
+
+    :raises ValueError: when it is none.
+    """
+    match kind, value:
+        case "string", str():
+            return value
+        case "boolean", bool():
+            return value
+        case "boolean", "true" | "yes" | "1":
+            return True
+        case "boolean", "false" | "no" | "0":
+            return False
+        case "integer", int() if not isinstance(value, bool):
+            return value
+        case "integer", float() if value.is_integer():
+            return int(value)
+        case "integer", str():
+            return int(value)
+        case "number", int() | float() if not isinstance(value, bool):
+            return value
+        case "number", str():
+            return float(value)
+        case _:
+            raise ValueError(f"not of type {kind}")

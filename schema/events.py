@@ -1,0 +1,80 @@
+"""The event lines of a job (DESIGN section 8): what a runner reports, Postgres keeps, and programs read.
+
+The events of one attempt carry ``seq`` 1, 2, 3, ... without a gap. A job's record is its attempts' events in the order of
+``(attempt, seq)``. The same JSON lines are printed by ``run --json``, sent to the orchestrator, stored, and followed.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from schema.errors import ErrorInfo
+from schema.states import JobState, Level, Source, StageState
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """What all events share.
+
+    ``at`` is RFC 3339 with milliseconds, ``job`` the job's UUID.
+    """
+
+    at: str
+    job: str
+    attempt: int
+    seq: int
+
+
+class StageEvent(Event, frozen=True, kw_only=True, tag="stage"):
+    stage: str
+    state: StageState
+    container: str | None = None
+    duration: float | None = None
+    error: ErrorInfo | None = None
+
+
+class CommandEvent(Event, frozen=True, kw_only=True, tag="command"):
+    """A command that ended. ``code`` is None when it never started or was killed by its timeout or a cancel."""
+
+    stage: str
+    argv: list[str]
+    container: str
+    code: int | None
+    duration: float
+    error: ErrorInfo | None = None
+
+
+class LogEvent(Event, frozen=True, kw_only=True, tag="log"):
+    stage: str | None
+    level: Level
+    source: Source
+    text: str
+
+
+class JobEvent(Event, frozen=True, kw_only=True, tag="job"):
+    """A change of the job's state. The one with a final state is the last event of a job."""
+
+    id: str
+    number: int | None
+    state: JobState
+    error: ErrorInfo | None = None
+
+
+AnyEvent = StageEvent | CommandEvent | LogEvent | JobEvent
+
+encoder: Final = msgspec.json.Encoder()
+decoder: Final = msgspec.json.Decoder(AnyEvent)
+
+
+def encode_line(event: AnyEvent) -> bytes:
+    """Encode one event as a JSON line, newline included."""
+    return encoder.encode(event) + b"\n"
+
+
+def decode_line(line: bytes | str) -> AnyEvent:
+    """Decode one JSON line.
+
+    :raises msgspec.ValidationError: when it is no event.
+    """
+    return decoder.decode(line)

@@ -1,0 +1,263 @@
+"""The messages of the HTTP API under ``/v1``: what command line, runners and orchestrators say to each other.
+
+Times are RFC 3339 with milliseconds, durations seconds, ids UUIDv7 as text; wherever a job is named in a path, its
+short number serves as well. Errors are problem documents (RFC 9457).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from schema.definition import InputValue, PipelineDefinition, Problem
+from schema.errors import ErrorInfo
+from schema.states import JobState, StageState
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+EVENTS_MEDIA_TYPE = "application/x-ndjson"
+
+SOURCE_BYTES_MAXIMUM = 1024 * 1024
+"""The largest pipeline file."""
+BATCH_BYTES_MAXIMUM = 4 * 1024 * 1024
+"""The largest batch of events in one request."""
+
+TokenKind = Literal["admin", "registration", "runner"]
+RunnerState = Literal["online", "draining", "offline"]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A request's body: an unknown field is an error of the client, told at once."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer's body: readers pass over fields that they do not know."""
+
+
+class ProblemDocument(Answer, frozen=True, kw_only=True, omit_defaults=True):
+    """RFC 9457, with the error's stable code, hint and cause, and a pipeline's problems, as extensions."""
+
+    title: str
+    status: int
+    detail: str
+    code: str
+    type: str = "about:blank"
+    instance: str | None = None
+    hint: str | None = None
+    cause: ErrorInfo | None = None
+    problems: list[Problem] | None = None
+
+
+# --- pipelines
+
+
+class PipelinePush(Message, frozen=True, kw_only=True):
+    filename: str
+    """The file's name without folders, as errors show it: ``build.lua``."""
+    source: str
+
+
+class PipelineVersion(Answer, frozen=True, kw_only=True):
+    name: str
+    version: str
+    """The source's SHA-256, in hex."""
+    filename: str
+    created_at: str
+    definition: PipelineDefinition
+    source: str | None = None
+    """Only where one version is asked for."""
+    unchanged: bool = False
+    """The push brought the version that was there already."""
+
+
+class PipelineList(Answer, frozen=True, kw_only=True):
+    pipelines: list[PipelineVersion]
+
+
+# --- jobs
+
+
+class JobSubmit(Message, frozen=True, kw_only=True):
+    pipeline: str
+    version: str | None = None
+    """By default the newest."""
+    inputs: dict[str, InputValue] = {}
+    idempotency_key: str | None = None
+    """A second submit of the same pipeline with the same key gives the first one's job."""
+
+
+class Stage(Answer, frozen=True, kw_only=True):
+    name: str
+    state: StageState
+    container: str | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    error: ErrorInfo | None = None
+
+
+class Job(Answer, frozen=True, kw_only=True):
+    id: str
+    number: int
+    pipeline: str
+    version: str
+    inputs: dict[str, InputValue]
+    state: JobState
+    attempt: int
+    created_at: str
+    started_at: str | None = None
+    finished_at: str | None = None
+    cancel_requested_at: str | None = None
+    error: ErrorInfo | None = None
+    runner: str | None = None
+    stages: list[Stage] | None = None
+    """Of the newest attempt; only where one job is asked for."""
+
+
+class JobList(Answer, frozen=True, kw_only=True):
+    jobs: list[Job]
+    """The newest first."""
+    before: int | None = None
+    """Give this as ``before`` for the next page; None on the last."""
+
+
+# --- artifacts
+
+
+class Artifact(Answer, frozen=True, kw_only=True):
+    job: str
+    name: str
+    sha256: str
+    size_bytes: int
+    content_type: str
+    created_at: str
+
+
+class ArtifactList(Answer, frozen=True, kw_only=True):
+    artifacts: list[Artifact]
+
+
+# --- tokens and runners
+
+
+class TokenCreate(Message, frozen=True, kw_only=True):
+    kind: Literal["admin", "registration"]
+    name: str
+    uses: int | None = None
+    """How often a registration token may be used; None for no limit."""
+    expires_in: float | None = None
+    """Seconds from now; None for never."""
+
+
+class Token(Answer, frozen=True, kw_only=True):
+    id: str
+    kind: TokenKind
+    name: str
+    created_at: str
+    expires_at: str | None = None
+    revoked_at: str | None = None
+    last_used_at: str | None = None
+    uses_left: int | None = None
+    secret: str | None = None
+    """The token itself: in the answer to its creation, and never again."""
+
+
+class TokenList(Answer, frozen=True, kw_only=True):
+    tokens: list[Token]
+
+
+class RunnerRegister(Message, frozen=True, kw_only=True):
+    """Sent with a registration token; the answer holds the runner's own token."""
+
+    name: str
+
+
+class RunnerRegistered(Answer, frozen=True, kw_only=True):
+    id: str
+    name: str
+    token: str
+
+
+class Runner(Answer, frozen=True, kw_only=True):
+    id: str
+    name: str
+    state: RunnerState
+    registered_at: str
+    seen_at: str | None = None
+    version: str | None = None
+    capacity: int | None = None
+    running: int = 0
+
+
+class RunnerList(Answer, frozen=True, kw_only=True):
+    runners: list[Runner]
+
+
+# --- what a runner says
+
+
+class Claim(Message, frozen=True, kw_only=True):
+    """Asks for up to ``slots`` jobs and waits up to ``wait`` seconds for the first."""
+
+    slots: int
+    wait: float
+    capacity: int
+    version: str
+
+
+class Assignment(Answer, frozen=True, kw_only=True):
+    """A job handed to a runner. The lease is renewed by heartbeats; ``attempt`` fences all that is sent for it."""
+
+    job: str
+    number: int
+    attempt: int
+    pipeline: str
+    filename: str
+    version: str
+    source: str
+    definition: PipelineDefinition
+    inputs: dict[str, InputValue]
+    lease_seconds: float
+
+
+class Claimed(Answer, frozen=True, kw_only=True):
+    assignments: list[Assignment]
+
+
+class Holding(Message, frozen=True, kw_only=True):
+    job: str
+    attempt: int
+
+
+class Heartbeat(Message, frozen=True, kw_only=True):
+    """Renews the leases of all attempts that the runner holds."""
+
+    holding: list[Holding]
+    draining: bool = False
+
+
+class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
+    lease_seconds: float
+    cancel: list[str]
+    """Jobs that a user wants cancelled."""
+    gone: list[str]
+    """Jobs of the runner's list that it no longer holds: stop them at once and report nothing more."""
+
+
+class EventsAccepted(Answer, frozen=True, kw_only=True):
+    next_seq: int
+    """All events below it are stored."""
+
+
+class ArtifactSave(Message, frozen=True, kw_only=True):
+    """Names a blob, already uploaded under its SHA-256, as an artifact of the job."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    content_type: str = "application/octet-stream"
+
+
+class Health(Answer, frozen=True, kw_only=True):
+    status: Literal["ok", "draining"]
+    version: str
+    schema_version: str
