@@ -1,6 +1,7 @@
 """A pipeline file after it was loaded and checked: plain data, without its functions.
 
-The sandbox makes a definition from a Lua file; the orchestrator stores it with the version; runner and command line read it.
+The sandbox makes a definition from a Lua file; the orchestrator stores it with the version; runner and command line
+read it.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ class InputsInvalid(MoonyardError):
 def resolve_inputs(definition: PipelineDefinition, given: dict[str, object]) -> dict[str, InputValue]:
     """Check given inputs against a definition and fill in the defaults.
 
-    Text is taken for any type, for that is what a command line can give: ``"3"`` for an integer, ``"true"`` for a boolean.
+    Text is taken for any type, for that is what a command line can give: ``"3"`` for an integer, ``"true"`` for a
+    boolean.
 
     :raises InputsInvalid: naming every input that is unknown, missing or of the wrong type.
     """

@@ -1,7 +1,6 @@
 """The one shape of an error, from the engine up through Lua, the job, the API and the command line.
 
-``MoonyardError`` is the base of each package's own hierarchy. What it holds is what a reader needs (DESIGN
-section 7): a stable ``code``, a ``message`` that says what failed, on what and why, a ``hint`` that says what to do
+``MoonyardError`` is the base of each package's own hierarchy. What it holds is what a reader needs: a stable ``code``, a ``message`` that says what failed, on what and why, a ``hint`` that says what to do
 next, ``where`` in the user's Lua where that is known, and the ``cause`` it arose from.
 """
 
