@@ -1,10 +1,14 @@
 """The one shape of an error, from the engine up through Lua, the job, the API and the command line.
 
-``MoonyardError`` is the base of each package's own hierarchy. What it holds is what a reader needs: a stable ``code``, a ``message`` that says what failed, on what and why, a ``hint`` that says what to do
-next, ``where`` in the user's Lua where that is known, and the ``cause`` it arose from.
+``MoonyardError`` is the base of each package's own hierarchy. What it holds is what a reader needs: a stable ``code``,
+a ``message`` that says what failed, on what and why, a ``hint`` that says what to do next, ``where`` in the user's Lua
+where that is known, and the ``cause`` it arose from.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -91,3 +95,20 @@ def chain(info: ErrorInfo) -> list[ErrorInfo]:
         links.append(link)
         link = link.cause
     return links
+
+
+@contextmanager
+def single_error() -> Iterator[None]:
+    """Unwrap the groups that task groups put around the one error that ended them.
+
+    A group of several different errors stays a group.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if isinstance(error, BaseExceptionGroup):
+            raise
+        raise error from error.__cause__

@@ -1,7 +1,8 @@
 """The event lines of a job: what a runner reports, Postgres keeps, and programs read.
 
 The events of one attempt carry ``seq`` 1, 2, 3, ... without a gap. A job's record is its attempts' events in the order
-of ``(attempt, seq)``. The same JSON lines are printed by ``run --json``, sent to the orchestrator, stored, and followed.
+of ``(attempt, seq)``. The same JSON lines are printed by ``run --json``, sent to the orchestrator, stored, and
+followed.
 """
 
 from __future__ import annotations

@@ -1,0 +1,252 @@
+"""The agent of a registered runner: claims jobs, renews their leases, runs them, and drains when it is told to stop.
+
+Three kinds of task live side by side: one that claims, one that sends heartbeats, and one for each job. The heartbeat
+tells which attempts the runner holds and hears which of them a user wants cancelled and which are no longer its own.
+It goes on for as long as a job runs, also while draining: a runner that finishes its work is not to look dead.
+
+To stop: nothing new is claimed, running jobs are finished. What is not finished after the drain time is stopped and
+cleaned up without a final event; its lease runs out, and the orchestrator queues it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Final
+
+import anyio
+import anyio.abc
+import msgspec
+from sandbox.parent import WarmParent
+
+from runner import owner as owners
+from runner.delivery import AttemptGone, OrchestratorArtifacts, OrchestratorSink
+from runner.engine.engine import Engine
+from runner.engine.settings import EngineSettings
+from runner.event_stream import EventStream
+from runner.job import Job, JobOrder
+from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
+from schema.errors import MoonyardError, single_error
+from schema.wire import Assignment, Claim, Claimed, Heartbeat, HeartbeatAnswer, Holding
+
+log: Final = logging.getLogger(__name__)
+
+CLAIM_WAIT_SECONDS: Final = 25.0
+ANSWER_SECONDS: Final = 10.0
+LEASE_SECONDS_ASSUMED: Final = 15.0
+PAUSE_SECONDS_FIRST: Final = 0.5
+PAUSE_SECONDS_MAXIMUM: Final = 15.0
+
+
+class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
+    engine: EngineSettings
+    orchestrators: list[str]
+    token: str
+    version: str
+    capacity: int = 4
+    """How many jobs run at once."""
+    drain_seconds: float = 600.0
+    """How long running jobs may go on after the runner was told to stop."""
+
+
+class RunnerRejected(MoonyardError):
+    """The orchestrator does not know this runner, or no longer."""
+
+    code = "runner_rejected"
+
+
+class RunningJob:
+    """A job under way on this runner."""
+
+    def __init__(self, job: Job, attempt: int) -> None:
+        self.job = job
+        self.attempt = attempt
+        self.scope = anyio.CancelScope()
+
+
+class Agent:
+    """Runs the jobs of one registered runner."""
+
+    def __init__(
+        self, settings: AgentSettings, client: Client, engine: Engine, parent: WarmParent, owner: owners.Owner
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._engine = engine
+        self._parent = parent
+        self._owner = owner
+        self._running: dict[str, RunningJob] = {}
+        self._slot_freed = anyio.Event()
+        self._claiming = anyio.CancelScope()
+        self._draining = False
+        self._lease_seconds = LEASE_SECONDS_ASSUMED
+        self._heartbeat_due = anyio.Event()
+
+    async def run(self) -> None:
+        """Claim and run jobs until ``drain`` was called and what was running has ended.
+
+        :raises RunnerRejected: when the orchestrator no longer takes the runner's token; running jobs are stopped.
+        """
+        async with anyio.create_task_group() as heart:
+            heart.start_soon(self._beat)
+            async with anyio.create_task_group() as jobs:
+                with self._claiming:
+                    await self._claim_for_ever(jobs)
+                if self._running:
+                    log.info(
+                        "draining: %d jobs go on for up to %.0f s", len(self._running), self._settings.drain_seconds
+                    )
+                await self._wait_for_jobs()
+            heart.cancel_scope.cancel()
+
+    def drain(self) -> None:
+        """Claim nothing more and let ``run`` return when the running jobs have ended."""
+        self._draining = True
+        self._claiming.cancel()
+        self._heartbeat_due.set()
+
+    async def _wait_for_jobs(self) -> None:
+        with anyio.move_on_after(self._settings.drain_seconds):
+            while self._running:
+                await self._slot_freed.wait()
+        for running in self._running.values():
+            log.warning("drain time is over: job %s is stopped and given back", running.job.id)
+            running.scope.cancel()
+
+    async def _claim_for_ever(self, jobs: anyio.abc.TaskGroup) -> None:
+        pause = PAUSE_SECONDS_FIRST
+        while True:
+            slots = self._settings.capacity - len(self._running)
+            if not slots:
+                await self._slot_freed.wait()
+                continue
+            try:
+                claimed = await self._client.post(
+                    "/v1/runner/claim",
+                    Claimed,
+                    Claim(
+                        slots=slots,
+                        wait=CLAIM_WAIT_SECONDS,
+                        capacity=self._settings.capacity,
+                        version=self._settings.version,
+                    ),
+                    seconds=CLAIM_WAIT_SECONDS + ANSWER_SECONDS,
+                )
+            except (OrchestratorRefused, OrchestratorUnreachable) as error:
+                self._raise_if_rejected(error)
+                wait = pause * random.uniform(0.8, 1.2)  # noqa: S311  # spreads runners out, hides nothing
+                log.warning("polling failed: %s; next try in %.1f s", error.message, wait)
+                await anyio.sleep(wait)
+                pause = min(pause * 2, PAUSE_SECONDS_MAXIMUM)
+                continue
+            pause = PAUSE_SECONDS_FIRST
+            for assignment in claimed.assignments:
+                self._start(assignment, jobs)
+
+    def _start(self, assignment: Assignment, jobs: anyio.abc.TaskGroup) -> None:
+        self._lease_seconds = assignment.lease_seconds
+        stream = EventStream(
+            job=assignment.job,
+            number=assignment.number,
+            attempt=assignment.attempt,
+            sink=OrchestratorSink(self._client, assignment.job, assignment.attempt),
+        )
+        job = Job(
+            JobOrder(
+                id=assignment.job,
+                number=assignment.number,
+                attempt=assignment.attempt,
+                filename=assignment.filename,
+                source=assignment.source,
+                inputs=assignment.inputs,
+            ),
+            engine=self._engine,
+            parent=self._parent,
+            owner=self._owner,
+            stream=stream,
+            artifacts=OrchestratorArtifacts(self._client, assignment.job, assignment.attempt),
+        )
+        running = RunningJob(job, assignment.attempt)
+        self._running[assignment.job] = running
+        log.info("job %d (%s) attempt %d starts", assignment.number, assignment.pipeline, assignment.attempt)
+        jobs.start_soon(self._run_job, running, stream, name=f"job {assignment.number}")
+
+    async def _run_job(self, running: RunningJob, stream: EventStream) -> None:
+        try:
+            with running.scope, single_error():
+                async with anyio.create_task_group() as delivery:
+                    delivery.start_soon(stream.deliver_all)
+                    final = await running.job.run()
+                    stream.finish()
+                log.info("job %s attempt %d %s", running.job.id, running.attempt, final.state)
+        except AttemptGone as gone:
+            log.warning("job %s attempt %d was stopped: %s", running.job.id, running.attempt, gone.message)
+        except MoonyardError as error:
+            log.error("job %s attempt %d could not be reported: %s", running.job.id, running.attempt, error.message)
+        finally:
+            del self._running[running.job.id]
+            self._slot_freed.set()
+            self._slot_freed = anyio.Event()
+
+    async def _beat(self) -> None:
+        while True:
+            with anyio.move_on_after(self._lease_seconds / 3):
+                await self._heartbeat_due.wait()
+                self._heartbeat_due = anyio.Event()
+            holding = [Holding(job=job, attempt=running.attempt) for job, running in self._running.items()]
+            try:
+                answer = await self._client.post(
+                    "/v1/runner/heartbeat",
+                    HeartbeatAnswer,
+                    Heartbeat(holding=holding, draining=self._draining),
+                    seconds=self._lease_seconds / 3,
+                )
+            except (OrchestratorRefused, OrchestratorUnreachable) as error:
+                self._raise_if_rejected(error)
+                log.warning("heartbeat failed: %s", error.message)
+                continue
+            self._lease_seconds = answer.lease_seconds
+            asked = {held.job: held.attempt for held in holding}
+            for job in answer.cancel:
+                if running := self._holding(job, asked):
+                    running.job.cancel()
+            for job in answer.gone:
+                if running := self._holding(job, asked):
+                    log.warning("job %s attempt %d is no longer ours: it is stopped", job, running.attempt)
+                    running.scope.cancel()
+
+    def _holding(self, job: str, asked: dict[str, int]) -> RunningJob | None:
+        """Find a job that the answer speaks of, unless it ended and came back under a new attempt meanwhile."""
+        running = self._running.get(job)
+        return running if running is not None and asked.get(job) == running.attempt else None
+
+    def _raise_if_rejected(self, error: MoonyardError) -> None:
+        if isinstance(error, OrchestratorRefused) and error.status in {401, 403}:
+            raise RunnerRejected(
+                f"orchestrator {error.address} does not accept this runner's token ({error.message})",
+                hint="It was revoked, or belongs to another installation: register the runner again.",
+            ) from error
+
+
+async def serve(settings: AgentSettings, stop: anyio.Event) -> None:
+    """Run a registered runner until ``stop`` is set and it has drained.
+
+    :raises MoonyardError: when there is no engine, or the orchestrator rejects the runner.
+    """
+    with single_error(), owners.take(settings.engine.state_folder) as owner:
+        async with (
+            WarmParent.start() as parent,
+            Engine.open(settings.engine, owner.name) as engine,
+            Client.open(settings.orchestrators, settings.token) as client,
+        ):
+            await owners.clear_leftovers(settings.engine.state_folder, owner, engine)
+            agent = Agent(settings, client, engine, parent, owner)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_drain_when, stop, agent)
+                await agent.run()
+                tasks.cancel_scope.cancel()
+
+
+async def _drain_when(stop: anyio.Event, agent: Agent) -> None:
+    await stop.wait()
+    agent.drain()

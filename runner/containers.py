@@ -1,0 +1,159 @@
+"""The containers of one job: made when first needed, removed when their part of the job ends.
+
+- the default container: one a job, from the runner's default image;
+- a stage's container, where the stage names an image: for that stage alone;
+- a block container, for the span of one ``container.run``; those that plugins open are block containers too.
+
+Removal goes on in the background while the job goes on; ``remove_all`` waits for it. What cannot be removed is said
+in the log and left to the next start of the runner, which removes what no living owner holds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.abc
+
+from runner.engine.container import Container, ContainerSpec
+from runner.engine.engine import Engine
+from runner.event_stream import EventStream
+from schema.definition import StageDefinition
+from schema.errors import MoonyardError
+
+REMOVAL_SECONDS: Final = 30.0
+CREATION_SECONDS: Final = 15 * 60.0
+"""For making one container, its image's pull included."""
+
+
+class ContainerClosed(MoonyardError):
+    """A command was sent to a block's container after the block ended."""
+
+    code = "container_closed"
+
+
+class JobContainers:
+    """Makes, hands out and removes the containers of one attempt."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        stream: EventStream,
+        workspace: Path,
+        environment: dict[str, str],
+        tasks: anyio.abc.TaskGroup,
+    ) -> None:
+        self._engine = engine
+        self._stream = stream
+        self._workspace = workspace
+        self._environment = environment
+        self._tasks = tasks
+        self._handles = (f"c{number}" for number in itertools.count(1))
+        self._kept: dict[str, Container] = {}
+        """Of the job and of stages, by ``""`` and the stages' names."""
+        self._blocks: dict[str, Container] = {}
+        self._making: dict[str, anyio.Lock] = {}
+        self._to_remove: set[Container] = set()
+
+    async def for_command(self, stage: StageDefinition, handle: str | None) -> Container:
+        """Give the container that a command of a stage runs in: the block's, the stage's, or the job's default one.
+
+        :raises ContainerClosed: when the block has ended.
+        :raises EngineError: when the container cannot be made.
+        """
+        if handle is not None:
+            container = self._blocks.get(handle)
+            if container is None:
+                raise ContainerClosed(
+                    "process.run was called for a container.run block that has ended",
+                    hint="Functions that run commands inside a block have to finish before the block does.",
+                )
+            return container
+        key = "" if stage.container is None else stage.name
+        async with self._making.setdefault(key, anyio.Lock()):
+            if key not in self._kept:
+                image = stage.container or self._engine.settings.default_image
+                self._kept[key] = await self._make(self._spec(image), stage.name, quiet=False)
+            return self._kept[key]
+
+    def image_of(self, stage: StageDefinition, handle: str | None) -> str:
+        """Name the image that a command of a stage would run in, as the user named it."""
+        if handle is not None and handle in self._blocks:
+            return self._blocks[handle].image
+        return stage.container or self._engine.settings.default_image
+
+    async def open_block(
+        self, stage: str, spec: Callable[[ContainerSpec], ContainerSpec], image: str, *, quiet: bool
+    ) -> str:
+        """Make a block's container and give its handle. ``spec`` puts the block's options into the job's own spec."""
+        container = await self._make(spec(self._spec(image)), stage, quiet=quiet)
+        handle = next(self._handles)
+        self._blocks[handle] = container
+        return handle
+
+    def close_block(self, handle: str) -> None:
+        container = self._blocks.pop(handle, None)
+        if container is not None:
+            self._tasks.start_soon(self._remove, container)
+
+    def end_stage(self, stage: str) -> None:
+        container = self._kept.pop(stage, None)
+        if container is not None:
+            self._tasks.start_soon(self._remove, container)
+
+    async def remove_all(self) -> None:
+        """Remove every container of the job that is still there, and wait for those under way."""
+        self._kept.clear()
+        self._blocks.clear()
+        async with anyio.create_task_group() as tasks:
+            for container in list(self._to_remove):
+                tasks.start_soon(self._remove, container)
+
+    def _spec(self, image: str) -> ContainerSpec:
+        return ContainerSpec(
+            image=image,
+            job=self._stream.job,
+            attempt=self._stream.attempt,
+            workspace=self._workspace,
+            env=self._environment,
+        )
+
+    async def _make(self, spec: ContainerSpec, stage: str, *, quiet: bool) -> Container:
+        progress = self._progress(stage, quiet=quiet)
+        try:
+            with anyio.fail_after(CREATION_SECONDS):
+                container = await self._engine.create_container(spec, progress)
+        except TimeoutError as error:
+            raise MoonyardError(
+                f"container of image `{spec.image}` was not ready within {CREATION_SECONDS:.0f} s",
+                code="container_start_failed",
+            ) from error
+        self._to_remove.add(container)
+        return container
+
+    def _progress(self, stage: str, *, quiet: bool) -> Callable[[str], Awaitable[None]]:
+        async def progress(text: str) -> None:
+            await self._stream.log(stage, "debug" if quiet else "info", "system", text)
+
+        return progress
+
+    async def _remove(self, container: Container) -> None:
+        if container not in self._to_remove:
+            return
+        with anyio.CancelScope(shield=True):
+            try:
+                with anyio.fail_after(REMOVAL_SECONDS):
+                    await container.remove()
+            except (MoonyardError, TimeoutError) as error:
+                await self._stream.log(
+                    None,
+                    "warn",
+                    "system",
+                    f"container {container.id[:12]} of image `{container.image}` could not be removed ({error}); "
+                    "the runner's next start removes it",
+                )
+        self._to_remove.discard(container)

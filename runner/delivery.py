@@ -1,0 +1,117 @@
+"""Delivers an attempt's events and artifacts to the orchestrator: as often as it takes, and never twice.
+
+A batch is sent again, the same bytes under the same ``first_seq``, until an orchestrator says it is stored; the
+orchestrator passes over what it has. So a lost answer doubles nothing, a dead replica or database delays and loses
+nothing. Only a word that the attempt is no longer this runner's ends the trying.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import BinaryIO, Final
+
+import anyio
+import anyio.to_thread
+
+from runner.job_context import SavedArtifact
+from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
+from schema.errors import MoonyardError
+from schema.wire import Artifact, ArtifactSave, EventsAccepted
+
+log: Final = logging.getLogger(__name__)
+
+PAUSE_SECONDS_FIRST: Final = 0.1
+PAUSE_SECONDS_MAXIMUM: Final = 5.0
+BLOB_SECONDS: Final = 3600.0
+BLOB_TRIES: Final = 5
+TEMPORARY_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
+
+
+class AttemptGone(MoonyardError):
+    """The attempt is no longer this runner's: its lease ran out, or the job ended without it."""
+
+    code = "attempt_gone"
+
+
+async def persistently(what: str, send: Callable[[], Awaitable[None]], *, tries: int | None = None) -> None:
+    """Call ``send`` until it succeeds, with growing pauses while no orchestrator answers.
+
+    :raises AttemptGone: when an orchestrator says so.
+    :raises MoonyardError: for any other refusal, which a repetition would not change, and after the last of ``tries``.
+    """
+    pause = PAUSE_SECONDS_FIRST
+    tried = 0
+    while True:
+        tried += 1
+        try:
+            await send()
+        except OrchestratorRefused as refusal:
+            if refusal.code == AttemptGone.code:
+                raise AttemptGone(refusal.message) from refusal
+            if refusal.status not in TEMPORARY_STATUS or tried == tries:
+                raise
+            problem: MoonyardError = refusal
+        except OrchestratorUnreachable as error:
+            if tried == tries:
+                raise
+            problem = error
+        else:
+            return
+        log.warning("%s failed: %s; next try in %.1f s", what, problem.message, pause)
+        await anyio.sleep(pause)
+        pause = min(pause * 2, PAUSE_SECONDS_MAXIMUM)
+
+
+class OrchestratorSink:
+    """Delivers the events of one attempt."""
+
+    def __init__(self, client: Client, job: str, attempt: int) -> None:
+        self._client = client
+        self._path = f"/v1/runner/jobs/{job}/{attempt}/events"
+
+    async def deliver(self, first_seq: int, lines: Sequence[bytes]) -> None:
+        data = b"".join(lines)
+
+        async def send() -> None:
+            await self._client.post_lines(self._path, EventsAccepted, data, query={"first_seq": first_seq})
+
+        await persistently("delivering events", send)
+
+
+class OrchestratorArtifacts:
+    """Uploads files under their SHA-256 and names them as artifacts of one attempt."""
+
+    def __init__(self, client: Client, job: str, attempt: int) -> None:
+        self._client = client
+        self._path = f"/v1/runner/jobs/{job}/{attempt}/artifacts"
+
+    async def save(self, file: BinaryIO, name: str, content_type: str) -> SavedArtifact:
+        """Upload and name a file.
+
+        :raises MoonyardError: when it changed while it was read, or the name is taken.
+        """
+        sha256, size = await anyio.to_thread.run_sync(_hash, file)
+
+        async def upload() -> None:
+            file.seek(0)
+            await self._client.put(f"/v1/runner/blobs/{sha256}", object, _chunks(file), seconds=BLOB_SECONDS)
+
+        async def name_it() -> None:
+            message = ArtifactSave(name=name, sha256=sha256, size_bytes=size, content_type=content_type)
+            await self._client.post(self._path, Artifact, message)
+
+        await persistently(f"uploading artifact `{name}`", upload, tries=BLOB_TRIES)
+        await persistently(f"naming artifact `{name}`", name_it)
+        return SavedArtifact(sha256=sha256, size_bytes=size)
+
+
+def _hash(file: BinaryIO) -> tuple[str, int]:
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256, file.tell()
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    while chunk := await anyio.to_thread.run_sync(file.read, 256 * 1024):
+        yield chunk

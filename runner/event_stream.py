@@ -1,0 +1,225 @@
+"""The events of one attempt: numbered, bounded in memory, delivered in order.
+
+Whoever has something to tell (the job, a module, a command's output) awaits one of this stream's methods; the event
+gets its ``seq`` and time and joins a buffer. One delivery loop takes what has gathered and hands it to a ``Sink`` as
+JSON lines; while a delivery is under way the next batch gathers, so batches grow with the load and a lone event does
+not wait. A full buffer makes the tellers wait: a command that writes faster than its log can be stored is slowed
+down, and memory stays bounded.
+
+A job's log has a limit. Past it, output lines are counted and dropped, and the log says so where it happens and at
+the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import anyio
+
+from schema import times
+from schema.errors import ErrorInfo
+from schema.events import AnyEvent, CommandEvent, JobEvent, LogEvent, StageEvent, encode_line
+from schema.states import JobState, Level, Source, StageState
+
+BUFFER_BYTES_MAXIMUM: Final = 4 * 1024 * 1024
+BATCH_BYTES: Final = 1024 * 1024
+LOG_BYTES_MAXIMUM: Final = 256 * 1024 * 1024
+LINE_OVERHEAD_BYTES: Final = 64
+"""What a line costs besides its text, roughly, so that a flood of empty lines meets the limit too."""
+
+
+class Sink(Protocol):
+    """Where events go."""
+
+    async def deliver(self, first_seq: int, lines: Sequence[bytes]) -> None:
+        """Take events ``first_seq``, ``first_seq + 1``, ... as JSON lines; return when they are safe there."""
+        ...
+
+
+class EventStream:
+    """Numbers, buffers and delivers the events of one attempt. ``deliver_all`` has to run beside the tellers."""
+
+    def __init__(
+        self, *, job: str, number: int | None, attempt: int, sink: Sink, log_bytes_maximum: int = LOG_BYTES_MAXIMUM
+    ) -> None:
+        self.job = job
+        self.number = number
+        self.attempt = attempt
+        self._sink = sink
+        self._seq = 0
+        self._buffer: list[bytes] = []
+        self._buffer_bytes = 0
+        self._filled = anyio.Event()
+        self._drained = anyio.Event()
+        self._finished = False
+        self._log_bytes_left = log_bytes_maximum
+        self._log_bytes_maximum = log_bytes_maximum
+        self._lines_dropped = 0
+        self._bytes_dropped = 0
+
+    async def log(self, stage: str | None, level: Level, source: Source, text: str) -> None:
+        await self.log_lines(stage, level, source, [text])
+
+    async def log_lines(self, stage: str | None, level: Level, source: Source, lines: Sequence[str]) -> None:
+        """Tell lines of one source that arrived together."""
+        await self._room()
+        at = times.now()
+        for text in lines:
+            cost = len(text) + LINE_OVERHEAD_BYTES
+            if self._log_bytes_left < cost and source != "system":
+                await self._drop(stage, at, text)
+                continue
+            self._log_bytes_left -= cost
+            self._seq += 1
+            event = LogEvent(
+                at=at,
+                job=self.job,
+                attempt=self.attempt,
+                seq=self._seq,
+                stage=stage,
+                level=level,
+                source=source,
+                text=text,
+            )
+            self._append(event)
+            if self._buffer_bytes >= BUFFER_BYTES_MAXIMUM:
+                await self._room()
+
+    async def stage(
+        self,
+        stage: str,
+        state: StageState,
+        *,
+        container: str | None = None,
+        duration: float | None = None,
+        error: ErrorInfo | None = None,
+    ) -> None:
+        await self._room()
+        self._seq += 1
+        self._append(
+            StageEvent(
+                at=times.now(),
+                job=self.job,
+                attempt=self.attempt,
+                seq=self._seq,
+                stage=stage,
+                state=state,
+                container=container,
+                duration=duration,
+                error=error,
+            )
+        )
+
+    async def command(
+        self,
+        stage: str,
+        argv: list[str],
+        container: str,
+        *,
+        code: int | None,
+        duration: float,
+        error: ErrorInfo | None = None,
+    ) -> None:
+        await self._room()
+        self._seq += 1
+        self._append(
+            CommandEvent(
+                at=times.now(),
+                job=self.job,
+                attempt=self.attempt,
+                seq=self._seq,
+                stage=stage,
+                argv=argv,
+                container=container,
+                code=code,
+                duration=duration,
+                error=error,
+            )
+        )
+
+    async def job_state(self, state: JobState, error: ErrorInfo | None = None) -> JobEvent:
+        """Tell the job's state; with a final one, the stream takes no more afterwards."""
+        await self._room()
+        self._seq += 1
+        event = JobEvent(
+            at=times.now(),
+            job=self.job,
+            attempt=self.attempt,
+            seq=self._seq,
+            id=self.job,
+            number=self.number,
+            state=state,
+            error=error,
+        )
+        self._append(event)
+        return event
+
+    async def say_what_was_dropped(self) -> None:
+        if self._lines_dropped:
+            await self.log(
+                None,
+                "warn",
+                "system",
+                f"the log's limit dropped {self._lines_dropped} lines ({self._bytes_dropped} bytes)",
+            )
+
+    def finish(self) -> None:
+        """Let ``deliver_all`` return once all is delivered."""
+        self._finished = True
+        self._filled.set()
+
+    async def deliver_all(self) -> None:
+        """Deliver batches in order until ``finish`` was called and nothing is left."""
+        while True:
+            if not self._buffer:
+                if self._finished:
+                    return
+                self._filled = anyio.Event()
+                await self._filled.wait()
+                continue
+            batch, size = self._batch()
+            await self._sink.deliver(self._seq - len(self._buffer) + 1, batch)
+            del self._buffer[: len(batch)]
+            self._buffer_bytes -= size
+            self._drained.set()
+            self._drained = anyio.Event()
+
+    def _batch(self) -> tuple[list[bytes], int]:
+        if self._buffer_bytes <= BATCH_BYTES:
+            return self._buffer[:], self._buffer_bytes
+        size = 0
+        for count, line in enumerate(self._buffer):
+            if size + len(line) > BATCH_BYTES and count:
+                return self._buffer[:count], size
+            size += len(line)
+        return self._buffer[:], size
+
+    def _append(self, event: AnyEvent) -> None:
+        line = encode_line(event)
+        self._buffer.append(line)
+        self._buffer_bytes += len(line)
+        self._filled.set()
+
+    async def _room(self) -> None:
+        while self._buffer_bytes >= BUFFER_BYTES_MAXIMUM:
+            await self._drained.wait()
+
+    async def _drop(self, stage: str | None, at: str, text: str) -> None:
+        if not self._lines_dropped:
+            limit = self._log_bytes_maximum // (1024 * 1024)
+            self._seq += 1
+            self._append(
+                LogEvent(
+                    at=at,
+                    job=self.job,
+                    attempt=self.attempt,
+                    seq=self._seq,
+                    stage=stage,
+                    level="warn",
+                    source="system",
+                    text=f"the log reached its limit of {limit} MiB; output from here on is dropped",
+                )
+            )
+        self._lines_dropped += 1
+        self._bytes_dropped += len(text)

@@ -1,0 +1,37 @@
+"""Answers the host calls of a job's Lua: finds the module's handler, and nothing that is not listed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from sandbox.process import Value
+
+from runner.job_context import Call, JobContext
+from runner.modules import artifact, container, process, time
+from schema.errors import MoonyardError
+from schema.states import Level
+
+Handler = Callable[[JobContext, Call], Awaitable[Value]]
+
+HANDLERS: Final[Mapping[str, Handler]] = process.CALLS | container.CALLS | time.CALLS | artifact.CALLS
+
+
+class JobHostCalls:
+    """The host side of one attempt's sandbox."""
+
+    def __init__(self, job: JobContext) -> None:
+        self._job = job
+
+    async def call(self, stage: str, name: str, arguments: list[Value], *, plugin: str | None = None) -> Value:
+        """Answer one call.
+
+        :raises MoonyardError: what the Lua caller gets as its error.
+        """
+        handler = HANDLERS.get(name)
+        if handler is None:
+            raise MoonyardError(f"this runner has no `{name}`", code="call_unknown")
+        return await handler(self._job, Call(stage=stage, arguments=arguments, plugin=plugin))
+
+    async def log(self, stage: str, level: Level, text: str) -> None:
+        await self._job.stream.log_lines(stage, level, "lua", text.split("\n"))

@@ -1,0 +1,55 @@
+"""What the host side of a module has at hand: the call it answers, and the job that made it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import msgspec
+from sandbox.process import Value
+
+from runner.containers import JobContainers
+from runner.event_stream import EventStream
+from schema.definition import StageDefinition
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A host call as it came from the sandbox: nothing in it is to be trusted."""
+
+    stage: str
+    arguments: list[Value]
+    plugin: str | None
+    """The plugin whose code made the call."""
+
+
+class SavedArtifact(msgspec.Struct, frozen=True, kw_only=True):
+    sha256: str
+    size_bytes: int
+
+
+class ArtifactStore(Protocol):
+    """Where a job's artifacts are kept."""
+
+    async def save(self, file: BinaryIO, name: str, content_type: str) -> SavedArtifact: ...
+
+
+class JobContext:
+    """The parts of a running attempt that host calls work on."""
+
+    def __init__(
+        self,
+        *,
+        stages: list[StageDefinition],
+        stream: EventStream,
+        containers: JobContainers,
+        workspace: Path,
+        artifacts: ArtifactStore,
+    ) -> None:
+        self.stream = stream
+        self.containers = containers
+        self.workspace = workspace
+        self.artifacts = artifacts
+        self._stages = {stage.name: stage for stage in stages}
+
+    def stage(self, name: str) -> StageDefinition:
+        return self._stages[name]

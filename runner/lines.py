@@ -1,0 +1,53 @@
+"""Turns the bytes a command writes into the text lines of a log.
+
+Nothing is thrown away: bytes that are not UTF-8 become ``\\xff`` escapes, a NUL becomes ``\\x00`` (it can stand
+neither in a terminal nor in Postgres), a line over the maximum is told in pieces, and what comes after the last
+newline is a line too.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+LINE_BYTES_MAXIMUM: Final = 64 * 1024
+
+
+class LineSplitter:
+    """Splits one stream into lines; holds back at most one unfinished line of ``LINE_BYTES_MAXIMUM``."""
+
+    def __init__(self, line_bytes_maximum: int = LINE_BYTES_MAXIMUM) -> None:
+        self._maximum = line_bytes_maximum
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[str]:
+        """Take the next bytes; give the lines that they complete, without their line ends."""
+        pieces = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
+        self._rest = pieces.pop()
+        if len(self._rest) > self._maximum:
+            *whole, self._rest = self._cut(self._rest)
+            pieces.extend(whole)
+        if len(data) + len(self._rest) > self._maximum:
+            pieces = [part for piece in pieces for part in self._cut(piece)]
+        return [_text(piece) for piece in pieces]
+
+    def finish(self) -> list[str]:
+        """Give the unfinished last line, if there is one."""
+        rest, self._rest = self._rest, b""
+        return [_text(rest)] if rest else []
+
+    def _cut(self, line: bytes) -> list[bytes]:
+        parts: list[bytes] = []
+        while len(line) > self._maximum:
+            end = self._maximum
+            # A UTF-8 character is at most 4 bytes: look back past its continuation bytes (0b10xxxxxx) to its start.
+            while end > self._maximum - 4 and line[end] & 0xC0 == 0x80:
+                end -= 1
+            parts.append(line[:end])
+            line = line[end:]
+        parts.append(line)
+        return parts
+
+
+def _text(line: bytes) -> str:
+    text = line.removesuffix(b"\r").decode("utf-8", errors="backslashreplace")
+    return text.replace("\x00", "\\x00") if "\x00" in text else text

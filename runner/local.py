@@ -1,0 +1,127 @@
+"""``moonyard run``: one pipeline here and now, with a registered runner's sandbox and engine, and no server."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import anyio
+import anyio.to_thread
+from sandbox.parent import WarmParent
+
+import plugins
+from runner import owner as owners
+from runner.engine.engine import Engine
+from runner.engine.settings import EngineSettings
+from runner.event_stream import EventStream
+from runner.job import Job, JobOrder
+from runner.job_context import SavedArtifact
+from schema.definition import resolve_inputs
+from schema.errors import MoonyardError, single_error
+from schema.events import JobEvent
+
+
+class PrintingSink:
+    """Hands every event to a function, as the JSON line it is."""
+
+    def __init__(self, print_lines: Callable[[bytes], None]) -> None:
+        self._print_lines = print_lines
+
+    async def deliver(self, first_seq: int, lines: Sequence[bytes]) -> None:
+        del first_seq
+        # A terminal or a pipe that is not read holds up the printing, not the event loop.
+        await anyio.to_thread.run_sync(self._print_lines, b"".join(lines))
+
+
+class FolderArtifacts:
+    """Keeps artifacts as files below a folder, one folder a job."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    async def save(self, file: BinaryIO, name: str, content_type: str) -> SavedArtifact:
+        del content_type
+        return await anyio.to_thread.run_sync(self._save, file, name)
+
+    def _save(self, file: BinaryIO, name: str) -> SavedArtifact:
+        target = self._folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with target.open("xb") as copy:
+                shutil.copyfileobj(file, copy, 1024 * 1024)
+        except FileExistsError as error:
+            raise MoonyardError(
+                f"the job has an artifact `{name}` already",
+                code="artifact_exists",
+                hint="Give this one another `name`.",
+            ) from error
+        with target.open("rb") as copy:
+            sha256 = hashlib.file_digest(copy, "sha256").hexdigest()
+        return SavedArtifact(sha256=sha256, size_bytes=target.stat().st_size)
+
+
+async def run(
+    *,
+    filename: str,
+    source: str,
+    inputs: dict[str, object],
+    engine_settings: EngineSettings,
+    artifact_folder: Path,
+    print_lines: Callable[[bytes], None],
+    stop: anyio.Event,
+) -> JobEvent:
+    """Run a pipeline file to its final event. ``stop``, once set, cancels the job.
+
+    :param print_lines: takes one or more whole JSON lines of events.
+    :raises MoonyardError: when the pipeline or its inputs are wrong, or there is no engine: then nothing ran.
+    """
+    job_id = uuid7()
+    stream = EventStream(job=job_id, number=None, attempt=1, sink=PrintingSink(print_lines))
+    async with WarmParent.start() as parent:
+        async with parent.fork() as sandbox:
+            definition = await sandbox.load(filename, source, plugins.shipped())
+        resolved = resolve_inputs(definition, inputs)
+        with owners.take(engine_settings.state_folder) as owner:
+            async with Engine.open(engine_settings, owner.name) as engine:
+                await owners.clear_leftovers(engine_settings.state_folder, owner, engine)
+                job = Job(
+                    JobOrder(id=job_id, number=None, attempt=1, filename=filename, source=source, inputs=resolved),
+                    engine=engine,
+                    parent=parent,
+                    owner=owner,
+                    stream=stream,
+                    artifacts=FolderArtifacts(artifact_folder / job_id),
+                )
+                return await _run_delivering(job, stream, stop)
+
+
+async def _run_delivering(job: Job, stream: EventStream, stop: anyio.Event) -> JobEvent:
+    with single_error():
+        async with anyio.create_task_group() as delivery:
+            delivery.start_soon(stream.deliver_all)
+            async with anyio.create_task_group() as watch:
+                watch.start_soon(_cancel_when, stop, job)
+                final = await job.run()
+                watch.cancel_scope.cancel()
+            stream.finish()
+    return final
+
+
+async def _cancel_when(stop: anyio.Event, job: Job) -> None:
+    await stop.wait()
+    job.cancel()
+
+
+def uuid7() -> str:
+    """Make a UUIDv7 (RFC 9562, section 5.7); Python's own comes with 3.14."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = (
+        (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
+    )
+    return str(uuid.UUID(int=value))

@@ -1,0 +1,129 @@
+"""Reads what Lua gave a host call into a typed struct, and says in the user's words what does not fit."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+import msgspec
+from sandbox.process import Value
+
+from schema.errors import MoonyardError
+
+Arguments = TypeVar("Arguments", bound=msgspec.Struct)
+
+_TYPE_MISMATCH: Final = re.compile(
+    r"Expected `(?P<expected>[^`]+)`, got `(?P<got>[^`]+)`(?: - at `\$(?P<path>[^`]*)`)?"
+)
+_MISSING: Final = re.compile(r"Object missing required field `(?P<field>[^`]+)`")
+_LUA_TYPES: Final = {
+    "str": "a string",
+    "bytes": "a string",
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nil",
+    "array": "a list",
+    "object": "a table with names",
+}
+
+
+class ArgumentInvalid(MoonyardError):
+    """A host call was given something that it does not take."""
+
+    code = "argument_invalid"
+
+
+def parse(call: str, kind: type[Arguments], value: Value) -> Arguments:
+    """Read a call's table of arguments.
+
+    An empty Lua table is both an empty list and an empty table with names; where a field takes a list, it is one.
+
+    :raises ArgumentInvalid: naming the call, the argument, what was given and what is accepted.
+    """
+    names = [field.encode_name for field in msgspec.structs.fields(kind)]
+    if value == []:
+        value = {}
+    if not isinstance(value, dict):
+        example = names[0]
+        raise ArgumentInvalid(
+            f"{call} takes one table of named arguments, got {lua_type(value)}",
+            hint=f"Write {call}({{ {example} = ... }}).",
+        )
+    for name in value:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise ArgumentInvalid(
+                f"{call}: `{name}` is not an argument"
+                + (f"; did you mean `{near[0]}`?" if near else "")
+                + f" (accepted: {', '.join(names)})"
+            )
+    lists = {field.encode_name for field in msgspec.structs.fields(kind) if _takes_list(field.type)}
+    given = {name: [] if item == {} and name in lists else item for name, item in value.items()}
+    try:
+        return msgspec.convert(given, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise ArgumentInvalid(f"{call}: {_in_user_words(str(error), given)}") from error
+
+
+def text(call: str, argument: str, value: str | bytes) -> str:
+    """Take a Lua string that has to be text.
+
+    :raises ArgumentInvalid: when it is not UTF-8.
+    """
+    if isinstance(value, bytes):
+        raise ArgumentInvalid(f"{call}: `{argument}` is not valid UTF-8 text: {value[:80]!r}")
+    if "\x00" in value:
+        raise ArgumentInvalid(f"{call}: `{argument}` has a NUL byte in it, which no argument or name can hold")
+    return value
+
+
+def lua_type(value: object) -> str:
+    """Name a value's type as Lua users know it."""
+    match value:
+        case None:
+            return "nil"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str() | bytes():
+            return "a string"
+        case list():
+            return "a list"
+        case _:
+            return "a table"
+
+
+def _takes_list(kind: object) -> bool:
+    return "list[" in str(kind)
+
+
+def _in_user_words(message: str, given: dict[str, Value]) -> str:
+    if match := _MISSING.search(message):
+        return f"`{match['field']}` is required"
+    if match := _TYPE_MISMATCH.search(message):
+        expected = " or ".join(dict.fromkeys(_LUA_TYPES.get(part, part) for part in match["expected"].split(" | ")))
+        path = (match["path"] or "").lstrip(".")
+        return f"`{_lua_path(path)}` must be {expected}, got {_LUA_TYPES.get(match['got'], match['got'])}"
+    if match := re.search(r"Invalid enum value (?P<value>.+?) - at `\$\.(?P<path>[^`]+)`", message):
+        return f"`{match['path']}` has an unknown value {match['value']}"
+    return f"{message} (given: {', '.join(given)})"
+
+
+def _lua_path(path: str) -> str:
+    # Lua counts from one; `[...]` is how the checker writes "some entry of a table with names".
+    return re.sub(r"\[(\d+)\]", lambda match: f"[{int(match[1]) + 1}]", path).replace("[...]", "[?]")
+
+
+def choice(call: str, argument: str, value: str, accepted: Sequence[str]) -> str:
+    """Check a value that has to be one of a few words.
+
+    :raises ArgumentInvalid: with the words.
+    """
+    if value not in accepted:
+        words = ", ".join(f'"{word}"' for word in accepted)
+        raise ArgumentInvalid(f'{call}: `{argument}` must be one of {words}, got "{value}"')
+    return value

@@ -1,0 +1,95 @@
+"""``container.run``: a container for the span of one Lua function.
+
+The sandbox opens it, runs the function, and closes it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+from sandbox.process import Value
+
+from runner.engine.container import ContainerSpec
+from runner.job_context import Call, JobContext
+from runner.modules.arguments import ArgumentInvalid, choice, lua_type, parse, text
+
+RUN: Final = "container.run"
+NETWORKS: Final = ("bridge", "none")
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)i?b?", re.IGNORECASE)
+_SIZE_UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+MEMORY_BYTES_MINIMUM: Final = 8 * 1024 * 1024
+
+
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    env: dict[str, str | int | float] = {}
+    network: str | None = None
+    memory: str | int | float | None = None
+    """Bytes, or text such as ``"512m"``."""
+    cpus: float | None = None
+    user: str | int | None = None
+    workdir: str | None = None
+    entrypoint: str | list[str] | None = None
+
+
+async def open_block(job: JobContext, call: Call) -> Value:
+    """Make the block's container; the answer is its handle.
+
+    :raises EngineError: when it cannot be made.
+    """
+    image = call.arguments[0]
+    if not isinstance(image, str) or not image:
+        raise ArgumentInvalid(
+            f'{RUN}: the image must be a string such as "docker.io/library/rust:latest", got {lua_type(image)}',
+            hint=f"Write {RUN}(image, function() ... end).",
+        )
+    given = call.arguments[1] if len(call.arguments) > 1 else None
+    options = parse(RUN, RunOptions, {} if given is None else given)
+
+    def with_options(spec: ContainerSpec) -> ContainerSpec:
+        return msgspec.structs.replace(
+            spec,
+            env=spec.env | {name: text(RUN, f"env.{name}", str(value)) for name, value in options.env.items()},
+            network=spec.network if options.network is None else choice(RUN, "network", options.network, NETWORKS),
+            memory=spec.memory if options.memory is None else size_bytes(options.memory),
+            cpus=spec.cpus if options.cpus is None else _cpus(options.cpus),
+            user=spec.user if options.user is None else str(options.user),
+            workdir=spec.workdir if options.workdir is None else text(RUN, "workdir", options.workdir),
+            entrypoint=[options.entrypoint] if isinstance(options.entrypoint, str) else options.entrypoint,
+        )
+
+    return await job.containers.open_block(call.stage, with_options, image, quiet=call.plugin is not None)
+
+
+async def close_block(job: JobContext, call: Call) -> Value:
+    handle = call.arguments[0]
+    if isinstance(handle, str):
+        job.containers.close_block(handle)
+    return None
+
+
+def size_bytes(value: str | float) -> int:
+    """Read a size of memory.
+
+    :raises ArgumentInvalid: when it is none, or less than a process needs to start.
+    """
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise ArgumentInvalid(f'{RUN}: `memory` must be bytes or text such as "512m" or "2g", got "{value}"')
+        size = int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+    else:
+        size = int(value)
+    if size < MEMORY_BYTES_MINIMUM:
+        raise ArgumentInvalid(f"{RUN}: `memory` must be at least 8m, got {value}")
+    return size
+
+
+def _cpus(value: float) -> float:
+    if not 0.01 <= value <= 1024:
+        raise ArgumentInvalid(f"{RUN}: `cpus` must be between 0.01 and 1024, got {value}")
+    return value
+
+
+CALLS: Final = {"container.open": open_block, "container.close": close_block}

@@ -1,0 +1,225 @@
+"""``process.run``: one command in the container that the caller is in."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Final, Literal
+
+import anyio
+import msgspec
+from sandbox.process import Value
+
+from runner.engine.exec import Command, CommandResult
+from runner.event_stream import EventStream
+from runner.job_context import Call, JobContext
+from runner.lines import LineSplitter
+from runner.modules.arguments import ArgumentInvalid, choice, lua_type, parse, text
+from schema import times
+from schema.errors import ErrorInfo, MoonyardError
+from schema.states import LOG_LEVELS, Level
+
+CAPTURE_BYTES_DEFAULT: Final = 1024 * 1024
+CAPTURE_BYTES_MAXIMUM: Final = 16 * 1024 * 1024
+COMMAND_TEXT_MAXIMUM: Final = 200
+RUN: Final = "process.run"
+
+
+class CommandFailed(MoonyardError):
+    """A command ended with an exit code other than zero."""
+
+    code = "command_failed"
+
+
+class RunArguments(msgspec.Struct, frozen=True, kw_only=True):
+    command: str | bytes
+    args: list[str | bytes | int | float] = []
+    env: dict[str, str | bytes | int | float] = {}
+    cwd: str | bytes | None = None
+    stdin: str | bytes = b""
+    user: str | int | None = None
+    timeout: float | str | None = None
+    stdout: str = "info"
+    stderr: str = "warn"
+    check: bool = True
+    capture: bool | int = True
+    """Whether, or up to how many bytes of each stream, the result holds the output."""
+    secrets: list[str] = []
+
+
+class CapturedOutput:
+    """Sends a command's output to the log, line by line, and keeps the beginning of it for the result."""
+
+    def __init__(self, stream: EventStream, stage: str, levels: dict[str, str], capture_bytes: int) -> None:
+        self._stream = stream
+        self._stage = stage
+        self._levels = levels
+        self._capture_bytes = capture_bytes
+        self._splitters = {"stdout": LineSplitter(), "stderr": LineSplitter()}
+        self._captured = {"stdout": bytearray(), "stderr": bytearray()}
+        self._written = {"stdout": 0, "stderr": 0}
+
+    async def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        kept = self._captured[stream]
+        self._written[stream] += len(data)
+        if (room := self._capture_bytes - len(kept)) > 0:
+            kept += data[:room]
+        if self._levels[stream] != "off":
+            await self._tell(stream, self._splitters[stream].feed(data))
+        else:
+            await anyio.lowlevel.checkpoint()
+
+    async def finish(self) -> None:
+        for stream in ("stdout", "stderr"):
+            if self._levels[stream] != "off":
+                await self._tell(stream, self._splitters[stream].finish())
+            if 0 < self._capture_bytes < self._written[stream]:
+                await self._stream.log(
+                    self._stage,
+                    "warn",
+                    "system",
+                    f"{RUN}: {stream} was {self._written[stream]} bytes; the result holds the first "
+                    f"{self._capture_bytes} (give `capture = BYTES` for more, up to {CAPTURE_BYTES_MAXIMUM})",
+                )
+
+    def captured(self, stream: Literal["stdout", "stderr"]) -> bytes:
+        return bytes(self._captured[stream])
+
+    async def _tell(self, stream: Literal["stdout", "stderr"], lines: list[str]) -> None:
+        if lines:
+            level: Level = self._levels[stream]  # pyright: ignore[reportAssignmentType]  # checked by `choice`
+            await self._stream.log_lines(self._stage, level, stream, lines)
+
+
+async def run(job: JobContext, call: Call) -> Value:
+    """Run a command and give its result table.
+
+    :raises CommandFailed: on a non-zero exit code, unless ``check = false``.
+    :raises EngineError: when it could not be started, ran out of time, or the engine was lost.
+    """
+    handle, arguments = _handle(call), parse(RUN, RunArguments, call.arguments[1])
+    levels = {
+        "stdout": choice(RUN, "stdout", arguments.stdout, LOG_LEVELS),
+        "stderr": choice(RUN, "stderr", arguments.stderr, LOG_LEVELS),
+    }
+    command = _command(arguments)
+    _refuse_secrets(arguments)
+    stage = job.stage(call.stage)
+    output = CapturedOutput(job.stream, stage.name, levels, _capture_bytes(arguments.capture))
+    image = job.containers.image_of(stage, handle)
+    started = anyio.current_time()
+    try:
+        container = await job.containers.for_command(stage, handle)
+        started = anyio.current_time()
+        result = await container.run(command, output)
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            await output.finish()
+            await job.stream.command(
+                stage.name,
+                command.argv,
+                image,
+                code=None,
+                duration=round(anyio.current_time() - started, 6),
+                error=_told(error, command),
+            )
+        raise
+    await output.finish()
+    await job.stream.command(stage.name, command.argv, image, code=result.code, duration=round(result.duration, 6))
+    if result.code != 0 and arguments.check:
+        raise _failure(command, result, image, output)
+    return {
+        "code": result.code,
+        "ok": result.code == 0,
+        "signal": result.signal,
+        "stdout": output.captured("stdout"),
+        "stderr": output.captured("stderr"),
+        "duration": result.duration,
+    }
+
+
+def _handle(call: Call) -> str | None:
+    handle = call.arguments[0]
+    if handle is not None and not isinstance(handle, str):
+        raise ArgumentInvalid(f"{RUN}: a container is named by text, got {lua_type(handle)}")
+    return handle
+
+
+def _command(arguments: RunArguments) -> Command:
+    argv = [text(RUN, "command", arguments.command)]
+    if not argv[0]:
+        raise ArgumentInvalid(f"{RUN}: `command` is empty; name the program to run")
+    argv += [_argument(f"args[{index}]", argument) for index, argument in enumerate(arguments.args, 1)]
+    environment: dict[str, str] = {}
+    for name, value in arguments.env.items():
+        if not name or "=" in name or "\x00" in name:
+            raise ArgumentInvalid(f"{RUN}: `env` has a name that no variable can have: {name!r}")
+        environment[name] = _argument(f"env.{name}", value)
+    timeout = None
+    if arguments.timeout is not None:
+        try:
+            timeout = times.duration_seconds(arguments.timeout)
+        except ValueError as error:
+            raise ArgumentInvalid(f"{RUN}: `timeout` is no duration: {error}") from error
+    return Command(
+        argv=argv,
+        env=environment,
+        cwd=None if arguments.cwd is None else text(RUN, "cwd", arguments.cwd),
+        stdin=arguments.stdin.encode() if isinstance(arguments.stdin, str) else arguments.stdin,
+        user=None if arguments.user is None else str(arguments.user),
+        timeout=timeout,
+    )
+
+
+def _argument(name: str, value: str | bytes | int | float) -> str:
+    if isinstance(value, bool):
+        raise ArgumentInvalid(f"{RUN}: `{name}` must be a string or a number, got a boolean")
+    return text(RUN, name, value) if isinstance(value, str | bytes) else str(value)
+
+
+def _capture_bytes(capture: bool | int) -> int:
+    if capture is True:
+        return CAPTURE_BYTES_DEFAULT
+    if capture is False:
+        return 0
+    if not 0 <= capture <= CAPTURE_BYTES_MAXIMUM:
+        raise ArgumentInvalid(f"{RUN}: `capture` is true, false, or up to {CAPTURE_BYTES_MAXIMUM} bytes, got {capture}")
+    return capture
+
+
+def _refuse_secrets(arguments: RunArguments) -> None:
+    if arguments.secrets:
+        names = ", ".join(f"`{name}`" for name in arguments.secrets)
+        raise MoonyardError(
+            f"{RUN}: no secret is granted to this pipeline, so {names} cannot be given to the command",
+            code="secret_not_granted",
+        )
+
+
+def command_text(argv: list[str]) -> str:
+    """Write a command as a shell would take it, on one line and cut to a readable length."""
+    line = shlex.join(argv).replace("\n", "\\n")
+    return line if len(line) <= COMMAND_TEXT_MAXIMUM else line[: COMMAND_TEXT_MAXIMUM - 1] + "…"
+
+
+def _failure(command: Command, result: CommandResult, image: str, output: CapturedOutput) -> CommandFailed:
+    if result.oom:
+        how = "was killed: it ran out of memory"
+    elif result.signal is not None:
+        how = f"was killed by {result.signal}"
+    else:
+        how = f"exited with code {result.code}"
+    stderr = output.captured("stderr").decode("utf-8", errors="replace").strip().splitlines()
+    return CommandFailed(
+        f"command `{command_text(command.argv)}` {how} (in container {image})"
+        + (f": {stderr[-1][:COMMAND_TEXT_MAXIMUM]}" if stderr else ""),
+        hint="Its output stands above in the log. With `check = false` a script can look at `code` itself.",
+    )
+
+
+def _told(error: BaseException, command: Command) -> ErrorInfo:
+    if isinstance(error, MoonyardError):
+        return error.info
+    return MoonyardError(f"command `{command_text(command.argv)}` was stopped", code="command_stopped").info
+
+
+CALLS: Final = {RUN: run}
