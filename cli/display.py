@@ -1,0 +1,126 @@
+"""Shows a job's events: as lines for people, or as the JSON lines that programs read."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Final, Protocol
+
+import click
+
+from cli import errors
+from schema.events import AnyEvent, CommandEvent, JobEvent, LogEvent, StageEvent, decode_line
+from schema.states import FINAL_JOB_STATES, JobState
+
+_STATE_MARKS: Final[dict[str, tuple[str, str]]] = {
+    "queued": ("…", "cyan"),
+    "running": ("▸", "cyan"),
+    "succeeded": ("✓", "green"),
+    "failed": ("✗", "red"),
+    "cancelled": ("■", "yellow"),
+    "skipped": ("-", "bright_black"),
+    "lost": ("?", "red"),
+}
+_LEVEL_COLOURS: Final = {"debug": "bright_black", "info": None, "warn": "yellow", "error": "red"}
+_COMMAND_LENGTH: Final = 100
+
+
+class Display(Protocol):
+    """Takes a job's event lines; ``final`` is the last job event seen."""
+
+    final: JobEvent | None
+
+    def show(self, lines: bytes) -> None: ...
+
+
+def display(*, as_json: bool, verbose: bool) -> Display:
+    return JsonDisplay() if as_json else PeopleDisplay(verbose=verbose)
+
+
+class JsonDisplay:
+    """Prints event lines as they are."""
+
+    def __init__(self) -> None:
+        self.final: JobEvent | None = None
+
+    def show(self, lines: bytes) -> None:
+        sys.stdout.buffer.write(lines)
+        sys.stdout.buffer.flush()
+        # Only a job's own lines are looked into: this is the path that a gigabyte of log takes.
+        for line in lines.splitlines() if b'"type":"job"' in lines else ():
+            if line.startswith(b'{"type":"job"'):
+                self.final = _final(decode_line(line)) or self.final
+
+
+class PeopleDisplay:
+    """Prints events for people: stages as headings, commands with their result and time, log lines with their level."""
+
+    def __init__(self, *, verbose: bool) -> None:
+        self.final: JobEvent | None = None
+        self._verbose = verbose
+        self._stage: str | None = None
+
+    def show(self, lines: bytes) -> None:
+        text = [shown for line in lines.splitlines() if (shown := self._line(decode_line(line))) is not None]
+        if text:
+            click.echo("\n".join(text))
+
+    def _line(self, event: AnyEvent) -> str | None:
+        match event:
+            case LogEvent():
+                return self._log(event)
+            case CommandEvent():
+                return self._command(event)
+            case StageEvent():
+                return self._stage_line(event)
+            case JobEvent():
+                self.final = _final(event) or self.final
+                return self._job(event)
+
+    def _log(self, event: LogEvent) -> str | None:
+        if event.level == "debug" and not self._verbose:
+            return None
+        # Escape sequences of a command's own would reach the reader's terminal: colours are welcome, the rest is not
+        # worth telling apart here, so the escape character is shown instead.
+        text = event.text.replace("\x1b", "␛")
+        line = f"  {event.at[11:23]} {event.level:<5} {text}"
+        colour = _LEVEL_COLOURS[event.level]
+        return click.style(line, fg=colour) if colour else line
+
+    def _command(self, event: CommandEvent) -> str:
+        command = shlex.join(event.argv).replace("\n", "\\n").replace("\x1b", "␛")
+        if len(command) > _COMMAND_LENGTH:
+            command = command[: _COMMAND_LENGTH - 1] + "…"
+        if event.code == 0:
+            result = click.style("✓", fg="green")
+        else:
+            result = click.style("✗ " + (event.error.code if event.error else f"exit code {event.code}"), fg="red")
+        rest = f"{event.duration:.3f} s  in {event.container}"
+        return f"  {click.style('$', bold=True)} {command}  {result} {click.style(rest, fg='bright_black')}"
+
+    def _stage_line(self, event: StageEvent) -> str:
+        mark, colour = _STATE_MARKS[event.state]
+        where = f"  in {event.container}" if event.container else ""
+        took = f"  {event.duration:.2f} s" if event.duration is not None else ""
+        word = "" if event.state in {"running", "succeeded"} else f" {event.state}"
+        return f"{click.style(f'{mark} {event.stage}', fg=colour, bold=True)}{word}{where}{took}"
+
+    def _job(self, event: JobEvent) -> str | None:
+        if event.state == "running" and event.attempt == 1 and event.number is None:
+            return None
+        mark, colour = _STATE_MARKS[event.state]
+        name = "job" if event.number is None else f"job {event.number}"
+        attempt = f" (attempt {event.attempt})" if event.attempt > 1 else ""
+        lines = [click.style(f"{mark} {name} {event.state}{attempt}", fg=colour, bold=event.state in FINAL_JOB_STATES)]
+        if event.error is not None:
+            lines += errors.lines_of(event.error, "  ")
+        return "\n".join(lines)
+
+
+def _final(event: AnyEvent) -> JobEvent | None:
+    return event if isinstance(event, JobEvent) and event.state in FINAL_JOB_STATES else None
+
+
+def styled_state(state: JobState) -> str:
+    mark, colour = _STATE_MARKS[state]
+    return click.style(f"{mark} {state}", fg=colour)

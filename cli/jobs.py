@@ -1,0 +1,211 @@
+"""Jobs: submit, list, look, follow, cancel."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+
+import anyio
+import click
+import msgspec
+
+from cli import connection, errors, settings
+from cli.display import Display, display, styled_state
+from cli.main import EXIT_JOB_FAILED
+from cli.run import parse_inputs
+from cli.tables import age, print_json, print_table
+from schema.client import Client, OrchestratorUnreachable, Stream
+from schema.wire import Job, JobList, JobSubmit
+
+log = logging.getLogger(__name__)
+
+PAUSE_SECONDS_FIRST = 0.2
+PAUSE_SECONDS_MAXIMUM = 5.0
+FOLLOW_TRIES = 20
+"""How often in a row a broken follow is taken up again before it is given up: about a minute and a half."""
+
+
+@click.command()
+@click.argument("pipeline")
+@click.option(
+    "--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the pipeline; may be repeated."
+)
+@click.option("--version", help="A version's SHA-256; by default the newest.")
+@click.option("--idempotency-key", help="A second submit with the same key gives the first one's job.")
+@click.option("-f", "--follow", is_flag=True, help="Show the job's events live, and end with its exit code.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of text.")
+@click.option("-v", "--verbose", is_flag=True, help="Show debug lines too.")
+@settings.setting("orchestrator")
+def submit(
+    pipeline: str,
+    inputs: tuple[str, ...],
+    version: str | None,
+    idempotency_key: str | None,
+    *,
+    follow: bool,
+    as_json: bool,
+    verbose: bool,
+    orchestrator: tuple[str, ...],
+) -> int:
+    """Submit a job of the pipeline named PIPELINE.
+
+    With --follow, the exit code is the job's: 0 it succeeded, 1 it did not.
+    """
+    message = JobSubmit(
+        pipeline=pipeline, version=version, inputs=dict(parse_inputs(inputs)), idempotency_key=idempotency_key
+    )
+
+    async def send(client: Client) -> int:
+        job = await client.post("/v1/jobs", Job, message)
+        if not follow:
+            if as_json:
+                print_json([job])
+            else:
+                click.echo(f"job {job.number} queued  ({job.id})")
+                click.echo(f"`moonyard logs -f {job.number}` follows it", err=True)
+            return 0
+        if not as_json:
+            click.echo(f"job {job.number} queued  ({job.id})")
+        return await _show_events(client, job.id, display(as_json=as_json, verbose=verbose), follow=True)
+
+    return connection.ask(orchestrator, send)
+
+
+@click.command()
+@click.option("--state", type=click.Choice(["queued", "running", "succeeded", "failed", "cancelled", "lost"]))
+@click.option("--pipeline", help="Only jobs of this pipeline.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of a table.")
+@settings.setting("orchestrator")
+def jobs(state: str | None, pipeline: str | None, limit: int, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
+    """List jobs, the newest first."""
+    query: dict[str, str | int] = {"limit": limit}
+    if state is not None:
+        query["state"] = state
+    if pipeline is not None:
+        query["pipeline"] = pipeline
+    found = connection.ask(orchestrator, lambda client: client.get("/v1/jobs", JobList, query=query)).jobs
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["job", "pipeline", "state", "created (UTC)", "finished (UTC)", "error"],
+        [
+            [
+                str(job.number),
+                job.pipeline,
+                styled_state(job.state),
+                age(job.created_at),
+                age(job.finished_at),
+                job.error.message[:80] if job.error else "",
+            ]
+            for job in found
+        ],
+        "no such jobs: `moonyard submit PIPELINE` makes one",
+    )
+
+
+@click.command()
+@click.argument("job")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@settings.setting("orchestrator")
+def job(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
+    """Show the job with the number or id JOB: its state, stages and error."""
+    found = connection.ask(orchestrator, lambda client: client.get(f"/v1/jobs/{job}", Job))
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+        return
+    click.echo(f"job {found.number}  {styled_state(found.state)}  {click.style(found.pipeline, bold=True)}")
+    for name, value in {
+        "id": found.id,
+        "version": found.version[:12],
+        "inputs": ", ".join(f"{key}={given}" for key, given in found.inputs.items()) or None,
+        "attempt": str(found.attempt),
+        "runner": found.runner,
+        "created": found.created_at,
+        "started": found.started_at,
+        "finished": found.finished_at,
+        "cancel asked": found.cancel_requested_at,
+    }.items():
+        if value is not None:
+            click.echo(f"  {name:<13}{value}")
+    for stage in found.stages or []:
+        where = f"  in {stage.container}" if stage.container else ""
+        click.echo(f"  stage {stage.name}  {stage.state}{where}")
+    if found.error is not None:
+        for line in errors.lines_of(found.error, "  "):
+            click.echo(line)
+
+
+@click.command()
+@click.argument("job")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of text.")
+@click.option("-v", "--verbose", is_flag=True, help="Show debug lines too.")
+@settings.setting("orchestrator")
+def logs(job: str, *, follow: bool, as_json: bool, verbose: bool, orchestrator: tuple[str, ...]) -> int:
+    """Show the log and events of the job with the number or id JOB.
+
+    With --follow, the exit code is the job's: 0 it succeeded, 1 it did not.
+    """
+
+    async def show(client: Client) -> int:
+        code = await _show_events(client, job, display(as_json=as_json, verbose=verbose), follow=follow)
+        return code if follow else 0
+
+    return connection.ask(orchestrator, show)
+
+
+@click.command()
+@click.argument("job")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@settings.setting("orchestrator")
+def cancel(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
+    """Cancel the job with the number or id JOB: at once where it waits; where it runs, its commands are stopped."""
+    found = connection.ask(orchestrator, lambda client: client.post(f"/v1/jobs/{job}/cancel", Job))
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+    elif found.state == "cancelled":
+        click.echo(f"job {found.number} cancelled")
+    else:
+        click.echo(f"job {found.number} is being cancelled; `moonyard logs -f {found.number}` shows it end")
+
+
+async def _show_events(client: Client, job: str, shown: Display, *, follow: bool) -> int:
+    """Show events and take a broken stream up again where it ended: a replica may die under its followers."""
+    after: str | None = None
+    pause, tries = PAUSE_SECONDS_FIRST, 0
+    while True:
+        query: dict[str, str | int] = {"follow": "true" if follow else "false"}
+        if after is not None:
+            query["after"] = after
+        try:
+            async with client.stream(f"/v1/jobs/{job}/events", query=query) as stream:
+                async for lines, last in _batches(stream):
+                    shown.show(lines)
+                    after = last
+                    pause, tries = PAUSE_SECONDS_FIRST, 0
+        except OrchestratorUnreachable as error:
+            tries += 1
+            if not follow or tries > FOLLOW_TRIES:
+                raise
+            log.warning("%s; taking the log up again in %.1f s", error.message, pause)
+        if shown.final is not None or not follow:
+            break
+        # A replica that drains ends its streams: another one goes on.
+        await anyio.sleep(pause)
+        pause = min(pause * 2, PAUSE_SECONDS_MAXIMUM)
+    if shown.final is None:
+        return EXIT_JOB_FAILED
+    return 0 if shown.final.state == "succeeded" else EXIT_JOB_FAILED
+
+
+async def _batches(stream: Stream) -> AsyncIterator[tuple[bytes, str]]:
+    async for line in stream.lines():
+        position = msgspec.json.decode(line, type=_Position)
+        yield line + b"\n", f"{position.attempt}.{position.seq}"
+
+
+class _Position(msgspec.Struct):
+    attempt: int
+    seq: int

@@ -1,0 +1,94 @@
+"""``moonyard pipeline``: push, list, show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from cli import connection, settings
+from cli.run import read_pipeline
+from cli.tables import age, print_json, print_table
+from schema.client import Client
+from schema.definition import PipelineDefinition
+from schema.wire import PipelineList, PipelinePush, PipelineVersion
+
+
+@click.group()
+def pipeline() -> None:
+    """Push pipelines to an orchestrator and look at them."""
+
+
+@pipeline.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of text.")
+@settings.setting("orchestrator")
+def push(files: tuple[Path, ...], *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
+    """Push pipeline FILES: each is checked, and what is wrong with it is told with file and line.
+
+    A version is known by the SHA-256 of its source: pushing the same file twice changes nothing.
+    """
+    sources = [PipelinePush(filename=file.name, source=read_pipeline(file)) for file in files]
+
+    async def send(client: Client) -> None:
+        for message in sources:
+            version = await client.post("/v1/pipelines", PipelineVersion, message)
+            if as_json:
+                print_json([version])
+            else:
+                what = "unchanged" if version.unchanged else "pushed"
+                click.echo(f"{what} {version.name}  version {version.version[:12]}")
+
+    connection.ask(orchestrator, send)
+
+
+@pipeline.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of a table.")
+@settings.setting("orchestrator")
+def list_pipelines(*, as_json: bool, orchestrator: tuple[str, ...]) -> None:
+    """List the pipelines with their newest versions."""
+    found = connection.ask(orchestrator, lambda client: client.get("/v1/pipelines", PipelineList)).pipelines
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["pipeline", "version", "stages", "pushed (UTC)"],
+        [
+            [version.name, version.version[:12], ", ".join(_stages(version.definition)), age(version.created_at)]
+            for version in found
+        ],
+        "no pipelines yet: `moonyard pipeline push FILE` brings one",
+    )
+
+
+@pipeline.command()
+@click.argument("name")
+@click.option("--source", is_flag=True, help="Print the Lua source alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@settings.setting("orchestrator")
+def show(name: str, *, source: bool, as_json: bool, orchestrator: tuple[str, ...]) -> None:
+    """Show the newest version of the pipeline NAME: its inputs, stages and source."""
+    version = connection.ask(orchestrator, lambda client: client.get(f"/v1/pipelines/{name}", PipelineVersion))
+    if as_json:
+        click.echo(msgspec.json.encode(version).decode())
+        return
+    if source:
+        click.echo(version.source, nl=False)
+        return
+    definition = version.definition
+    click.echo(f"{click.style(version.name, bold=True)}  version {version.version}  ({version.filename})")
+    if definition.description:
+        click.echo(definition.description)
+    click.echo("\ninputs:" if definition.inputs else "\nno inputs")
+    for input_name, declared in definition.inputs.items():
+        default = "required" if declared.required else f"default {declared.default!r}"
+        click.echo(f"  {input_name}  {declared.type}, {default}  {declared.description or ''}".rstrip())
+    click.echo("\nstages:")
+    for stage in definition.stages:
+        needs = f"  needs {', '.join(stage.needs)}" if stage.needs else ""
+        click.echo(f"  {stage.name}  in {stage.container or 'the default container'}{needs}")
+
+
+def _stages(definition: PipelineDefinition) -> list[str]:
+    return [stage.name for stage in definition.stages]

@@ -1,0 +1,146 @@
+"""``moonyard runner``: register this machine as a runner, start it, list all."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import signal
+import socket
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import click
+import msgspec
+
+from cli import connection, settings
+from cli.tables import age, print_json, print_table
+from schema.client import Client
+from schema.errors import MoonyardError, single_error
+from schema.wire import RunnerList, RunnerRegister, RunnerRegistered
+
+CREDENTIALS_FILE = "runner.toml"
+
+
+@click.group()
+def runner() -> None:
+    """Register this machine as a runner, start it, and list the runners."""
+
+
+@runner.command()
+@click.option("--name", default=socket.gethostname, show_default="this machine's name", help="The runner's name.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@settings.setting("orchestrator")
+@settings.setting("state_folder")
+def register(name: str, *, as_json: bool, orchestrator: tuple[str, ...], state_folder: Path) -> None:
+    """Register a runner with the registration token in MOONYARD_REGISTRATION_TOKEN, or typed when asked.
+
+    The runner's own token is kept in runner.toml in the state folder, readable by this user alone.
+    An admin makes registration tokens with `moonyard token create --kind registration --name NAME`.
+    """
+    addresses = list(orchestrator) or [settings.DEFAULT_ADDRESS]
+    token = os.environ.get("MOONYARD_REGISTRATION_TOKEN") or click.prompt(
+        "registration token", hide_input=True, err=True
+    )
+
+    async def go() -> RunnerRegistered:
+        with single_error():
+            async with Client.open(addresses, token.strip()) as client:
+                return await client.post("/v1/runners/register", RunnerRegistered, RunnerRegister(name=name))
+
+    registered = anyio.run(go)
+    state_folder.mkdir(parents=True, exist_ok=True)
+    quoted = ", ".join(f'"{address}"' for address in addresses)
+    path = state_folder / CREDENTIALS_FILE
+    settings.write_private(
+        path,
+        f'# Written by `moonyard runner register`.\nid = "{registered.id}"\nname = "{registered.name}"\n'
+        f'orchestrator = [{quoted}]\ntoken = "{registered.token}"\n',
+    )
+    if as_json:
+        click.echo(msgspec.json.encode({"id": registered.id, "name": registered.name, "file": str(path)}).decode())
+    else:
+        click.echo(f"runner `{registered.name}` is registered; `moonyard runner start` starts it")
+
+
+@runner.command()
+@settings.setting("orchestrator")
+@settings.setting("state_folder")
+@settings.setting("capacity")
+@settings.setting("drain_seconds")
+@settings.setting("default_image")
+@settings.setting("engine_socket")
+def start(
+    *,
+    orchestrator: tuple[str, ...],
+    state_folder: Path,
+    capacity: int,
+    drain_seconds: float,
+    default_image: str,
+    engine_socket: str | None,
+) -> None:
+    """Start the runner that was registered here. SIGTERM or Ctrl-C drains it: running jobs are finished first."""
+    from runner import agent
+    from runner.engine.settings import EngineSettings
+
+    path = state_folder / CREDENTIALS_FILE
+    if not path.exists():
+        raise MoonyardError(
+            f"no runner is registered here ({path} does not exist)",
+            code="runner_not_registered",
+            hint="`moonyard runner register --orchestrator URL` does that, with a registration token.",
+        )
+    credentials = settings.read_toml(path)
+    chosen = agent.AgentSettings(
+        engine=EngineSettings(
+            socket=engine_socket,
+            image_map=settings.image_map(),
+            default_image=default_image,
+            state_folder=state_folder,
+        ),
+        orchestrators=list(orchestrator) or list(credentials["orchestrator"]),
+        token=str(credentials["token"]),
+        version=importlib.metadata.version("moonyard"),
+        capacity=capacity,
+        drain_seconds=drain_seconds,
+    )
+
+    async def go() -> None:
+        stop = anyio.Event()
+        with single_error():
+            async with anyio.create_task_group() as tasks:
+                await tasks.start(_stop_on_signal, stop)
+                click.echo(
+                    f"runner `{credentials['name']}` starts; it asks {', '.join(chosen.orchestrators)}", err=True
+                )
+                await agent.serve(chosen, stop)
+                tasks.cancel_scope.cancel()
+
+    anyio.run(go, backend_options={"use_uvloop": True})
+
+
+@runner.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of a table.")
+@settings.setting("orchestrator")
+def list_runners(*, as_json: bool, orchestrator: tuple[str, ...]) -> None:
+    """List the runners."""
+    found = connection.ask(orchestrator, lambda client: client.get("/v1/runners", RunnerList)).runners
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["runner", "state", "running", "capacity", "version", "seen (UTC)"],
+        [
+            [row.name, row.state, str(row.running), str(row.capacity or ""), row.version or "", age(row.seen_at)]
+            for row in found
+        ],
+        "no runners yet: `moonyard token create --kind registration --name NAME`, then `moonyard runner register`",
+    )
+
+
+async def _stop_on_signal(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            click.echo(f"{number.name}: draining; no new jobs are taken", err=True)
+            stop.set()

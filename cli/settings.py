@@ -1,0 +1,228 @@
+"""Settings: each has one name, as a flag (``--state-folder``), an environment variable (``MOONYARD_STATE_FOLDER``)
+and a key of the settings file (``state_folder``), which are asked in this order.
+
+The settings file is ``moonyard.toml`` in the working folder, or else in the user's config folder. Secrets have no
+flags: a command line can be read by everybody on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+import platformdirs
+
+from schema.errors import MoonyardError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+FILE_NAME: Final = "moonyard.toml"
+IMAGE_MAP_FILE: Final = Path(".moonyard") / "images.toml"
+DEFAULT_ADDRESS: Final = "http://127.0.0.1:8400"
+
+
+class SettingsInvalid(MoonyardError):
+    """A settings file, or a setting in it, that cannot be used."""
+
+    code = "settings_invalid"
+
+
+def default_state_folder() -> Path:
+    """Where Moonyard keeps its own files: of the system for root, of the user for anybody else."""
+    return Path("/var/lib/moonyard") if os.geteuid() == 0 else platformdirs.user_state_path("moonyard")
+
+
+def settings_file() -> Path | None:
+    """Find the settings file."""
+    for folder in (Path.cwd(), platformdirs.user_config_path("moonyard")):
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
+    return None
+
+
+def file_settings() -> dict[str, Any]:
+    """Read the settings file.
+
+    :raises SettingsInvalid: when it is no TOML, or holds a setting that does not exist.
+    """
+    path = settings_file()
+    if path is None:
+        return {}
+    settings = read_toml(path)
+    unknown = sorted(set(settings) - set(SETTINGS) - {"image_map", "token"})
+    if unknown:
+        raise SettingsInvalid(
+            f"settings file {path} has unknown settings: {', '.join(f'`{name}`' for name in unknown)}",
+            hint=f"There are: {', '.join(sorted([*SETTINGS, 'image_map', 'token']))}.",
+        )
+    return settings
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    :raises SettingsInvalid: when it cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsInvalid(f"settings file {path} cannot be read: {error}") from error
+
+
+class SettingOption(click.Option):
+    """An option that falls back to its environment variable, and then to the settings file."""
+
+    def get_default(self, ctx: click.Context, call: bool = True) -> Any:
+        assert self.name is not None, "click names every option"
+        value = file_settings().get(self.name)
+        return super().get_default(ctx, call=call) if value is None else value
+
+
+class Setting:
+    """How a setting is declared, once for all commands that take it."""
+
+    def __init__(self, help: str, **options: Any) -> None:  # noqa: A002  # click's own word
+        self.help = help
+        self.options = options
+
+
+SETTINGS: Final[dict[str, Setting]] = {
+    "database_url": Setting("The Postgres that holds all state: postgresql://user@host/database."),
+    "orchestrator": Setting(
+        "An orchestrator's address; several may be given, the next is asked when one does not answer.", multiple=True
+    ),
+    "state_folder": Setting(
+        "Where Moonyard keeps its own files on this machine.",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=default_state_folder,
+        show_default="/var/lib/moonyard, or the user's state folder",
+    ),
+    "engine_socket": Setting("The container engine's socket; by default Podman's, or a private one that is started."),
+    "default_image": Setting(
+        "The image of the container that a stage without its own runs in.",
+        default="docker.io/library/alpine:latest",
+        show_default=True,
+    ),
+    "host": Setting("The address to listen on.", default="127.0.0.1", show_default=True),
+    "port": Setting("The port to listen on.", type=click.IntRange(0, 65535), default=8400, show_default=True),
+    "capacity": Setting(
+        "How many jobs a runner runs at once.", type=click.IntRange(1, 1000), default=4, show_default=True
+    ),
+    "lease_seconds": Setting(
+        "How long a runner may be silent before its jobs are queued again.",
+        type=click.FloatRange(1, 3600),
+        default=15.0,
+        show_default=True,
+    ),
+    "drain_seconds": Setting(
+        "How long running jobs may go on after a runner was told to stop.",
+        type=click.FloatRange(0),
+        default=600.0,
+        show_default=True,
+    ),
+    "replicas": Setting(
+        "How many orchestrators `up` starts.", type=click.IntRange(1, 16), default=2, show_default=True
+    ),
+}
+
+
+def setting(name: str) -> Callable[[Decorated], Decorated]:
+    """Declare that a command takes a setting, under its one name."""
+    declared = SETTINGS[name]
+    return click.option(
+        "--" + name.replace("_", "-"),
+        name,
+        cls=SettingOption,
+        envvar="MOONYARD_" + name.upper(),
+        show_envvar=True,
+        help=declared.help,
+        **declared.options,
+    )
+
+
+def token(state_folder: Path | None = None) -> str | None:
+    """Find the user's token: ``MOONYARD_TOKEN``, the settings file, or what ``moonyard up`` left for this user."""
+    if value := os.environ.get("MOONYARD_TOKEN"):
+        return value.strip()
+    if value := file_settings().get("token"):
+        return str(value)
+    return Credentials.of(state_folder).token
+
+
+class Credentials:
+    """What ``moonyard up`` leaves for the commands of the same user: addresses and the admin token, in a 0600 file."""
+
+    def __init__(self, addresses: list[str], token: str | None, database_url: str | None = None) -> None:
+        self.addresses = addresses
+        self.token = token
+        self.database_url = database_url
+
+    @staticmethod
+    def path(state_folder: Path | None = None) -> Path:
+        folder = state_folder or Path(os.environ.get("MOONYARD_STATE_FOLDER") or default_state_folder())
+        return folder / "credentials.toml"
+
+    @classmethod
+    def of(cls, state_folder: Path | None = None) -> Credentials:
+        path = cls.path(state_folder)
+        if not os.access(path, os.R_OK):
+            return cls([], None)
+        values = read_toml(path)
+        return cls(list(values.get("orchestrator", [])), values.get("token"), values.get("database_url"))
+
+    def save(self, state_folder: Path | None = None) -> Path:
+        path = self.path(state_folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        addresses = ", ".join(f'"{address}"' for address in self.addresses)
+        write_private(
+            path,
+            f'# Written by `moonyard up`.\norchestrator = [{addresses}]\ntoken = "{self.token}"\n'
+            f'database_url = "{self.database_url}"\n',
+        )
+        return path
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all."""
+    nascent = path.with_name(f".{path.name}.new")
+    nascent.unlink(missing_ok=True)
+    with os.fdopen(os.open(nascent, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    nascent.rename(path)
+
+
+def image_map() -> dict[str, str]:
+    """Collect the image map: of a checkout (``make images`` writes it), then of the settings file, which wins.
+
+    :raises SettingsInvalid: when it is not a table of names to names.
+    """
+    merged: dict[str, str] = {}
+    for path in (_checkout_map(Path(__file__).parent.parent), _checkout_map(Path.cwd())):
+        if path is not None:
+            merged |= _names(read_toml(path).get("image_map", {}), path)
+    return merged | _names(file_settings().get("image_map", {}), settings_file())
+
+
+def _checkout_map(start: Path) -> Path | None:
+    for folder in (start, *start.parents):
+        if (folder / IMAGE_MAP_FILE).is_file():
+            return folder / IMAGE_MAP_FILE
+    return None
+
+
+def _names(table: object, path: Path | None) -> dict[str, str]:
+    match table:
+        case dict():
+            pairs: dict[object, object] = table  # pyright: ignore[reportUnknownVariableType]  # TOML is read untyped
+            if all(isinstance(item, str) for pair in pairs.items() for item in pair):
+                return {str(name): str(other) for name, other in pairs.items()}
+        case _:
+            pass
+    raise SettingsInvalid(
+        f"`image_map` in {path} has to be a table of image names to image names",
+        hint='For instance: [image_map]\n"docker.io/library/alpine:latest" = "registry.example/alpine:3"',
+    )

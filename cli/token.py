@@ -1,0 +1,101 @@
+"""``moonyard token``: create, list, revoke."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from cli import connection, settings
+from cli.tables import age, print_json, print_table
+from schema.client import Client
+from schema.wire import Token, TokenCreate, TokenList
+
+
+@click.group()
+def token() -> None:
+    """Create, list and revoke tokens."""
+
+
+@token.command()
+@click.option(
+    "--kind",
+    type=click.Choice(["admin", "registration"]),
+    default="admin",
+    show_default=True,
+    help="`admin` may do everything; `registration` lets runners register.",
+)
+@click.option("--name", required=True, help="What the token is for: it is listed by this name.")
+@click.option("--uses", type=click.IntRange(1), help="How often a registration token may be used; by default once.")
+@click.option("--expires-in", type=click.FloatRange(1), help="Seconds until it expires; by default never.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@settings.setting("database_url")
+@settings.setting("orchestrator")
+def create(
+    kind: str,
+    name: str,
+    uses: int | None,
+    expires_in: float | None,
+    *,
+    as_json: bool,
+    database_url: str | None,
+    orchestrator: tuple[str, ...],
+) -> None:
+    """Create a token and show it, once: only a hash of it is stored.
+
+    With --database-url the token is made on the database itself: so the first admin token comes to be.
+    """
+    checked = "registration" if kind == "registration" else "admin"
+    message = TokenCreate(
+        kind=checked, name=name, uses=uses or (1 if checked == "registration" else None), expires_in=expires_in
+    )
+    if database_url is not None and not orchestrator:
+        from orchestrator import tokens
+
+        made = tokens.create_on_database(database_url, message)
+    else:
+        made = connection.ask(orchestrator, lambda client: client.post("/v1/tokens", Token, message))
+    if as_json:
+        click.echo(msgspec.json.encode(made).decode())
+    else:
+        click.echo(f"{made.kind} token `{made.name}`; it is shown this once:", err=True)
+        click.echo(made.secret)
+
+
+@token.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of a table.")
+@settings.setting("orchestrator")
+def list_tokens(*, as_json: bool, orchestrator: tuple[str, ...]) -> None:
+    """List the tokens, without the tokens themselves."""
+    found = connection.ask(orchestrator, lambda client: client.get("/v1/tokens", TokenList)).tokens
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["id", "kind", "name", "created (UTC)", "last used (UTC)", "uses left", "state"],
+        [
+            [
+                row.id,
+                row.kind,
+                row.name,
+                age(row.created_at),
+                age(row.last_used_at),
+                "" if row.uses_left is None else str(row.uses_left),
+                "revoked" if row.revoked_at else "",
+            ]
+            for row in found
+        ],
+        "no tokens",
+    )
+
+
+@token.command()
+@click.argument("token_id", metavar="ID")
+@settings.setting("orchestrator")
+def revoke(token_id: str, *, orchestrator: tuple[str, ...]) -> None:
+    """Revoke the token ID: it is refused from now on."""
+
+    async def send(client: Client) -> None:
+        await client.delete(f"/v1/tokens/{token_id}", object)
+
+    connection.ask(orchestrator, send)
+    click.echo(f"token {token_id} revoked")

@@ -1,0 +1,309 @@
+"""``moonyard up``: everything on this machine: an embedded Postgres, orchestrator replicas, and a runner.
+
+Each part is a process of its own, as in a large installation, and is started again when it dies. To stop, the runner drains
+first, for it needs the orchestrators to report to, then the orchestrators, and Postgres last.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.abc
+import click
+from anyio.streams.text import TextReceiveStream
+
+from cli import embedded, settings
+from cli.runner import CREDENTIALS_FILE
+from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
+from schema.errors import MoonyardError, single_error
+from schema.wire import Health, RunnerList, Token, TokenCreate
+
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 30.0
+DRAIN_SECONDS: Final = 10.0
+RESTARTS_MAXIMUM: Final = 5
+RESTARTS_WINDOW_SECONDS: Final = 60.0
+
+
+@click.command(short_help="Start everything on this machine: Postgres, orchestrators, a runner.")
+@settings.setting("database_url")
+@settings.setting("state_folder")
+@settings.setting("port")
+@settings.setting("replicas")
+@settings.setting("capacity")
+def up(*, database_url: str | None, state_folder: Path, port: int, replicas: int, capacity: int) -> None:
+    """Start everything on this machine, and stop it with Ctrl-C.
+
+    An embedded Postgres keeps all state below the state folder (or --database-url names another), orchestrators listen on
+    --port and the ports after it, and a runner is registered and started. The first admin token is made and shown once; this
+    user's other `moonyard` commands find it by themselves.
+    """
+    state_folder = state_folder.resolve()
+    with ExitStack() as stack:
+        stack.enter_context(_only_one(state_folder))
+        if database_url is None:
+            _say("postgres", "starting the embedded one ...")
+            database_url = stack.enter_context(embedded.postgres(state_folder / "postgres"))
+        _migrate(database_url)
+        installation = Installation(database_url, state_folder, port, replicas, capacity)
+
+        async def go() -> None:
+            with single_error():
+                await installation.run()
+
+        anyio.run(go)
+        _say("postgres", "stopping")
+
+
+@contextmanager
+def _only_one(state_folder: Path) -> Iterator[None]:
+    state_folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(state_folder / "up.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MoonyardError(
+                f"another `moonyard up` runs with state folder {state_folder}",
+                code="already_up",
+                hint="Use that one, or give this one a --state-folder and a --port of its own.",
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _migrate(database_url: str) -> None:
+    from schema import database
+
+    database.upgrade(database_url)
+
+
+class Installation:
+    """The processes that ``up`` keeps running."""
+
+    def __init__(self, database_url: str, state_folder: Path, port: int, replicas: int, capacity: int) -> None:
+        self._database_url = database_url
+        self._state_folder = state_folder
+        self._runner_folder = state_folder / "runner"
+        self._addresses = [f"http://127.0.0.1:{port + offset}" for offset in range(replicas)]
+        self._ports = [port + offset for offset in range(replicas)]
+        self._capacity = capacity
+
+    async def run(self) -> None:
+        """Start all parts, say what is there, and wait for a signal; then stop all parts in order.
+
+        :raises MoonyardError: when a part does not start, or keeps dying.
+        """
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_cancel_on_signal, signals, tasks.cancel_scope)
+                async with self._orchestrators():
+                    token, is_new = await self._admin_token()
+                    async with Client.open(self._addresses, token) as client:
+                        await self._register_runner(client)
+                    async with self._runner():
+                        self._welcome(token, is_new=is_new)
+                        await anyio.sleep_forever()
+
+    @asynccontextmanager
+    async def _orchestrators(self) -> AsyncIterator[None]:
+        parts = [
+            Part(
+                f"orchestrator:{port}",
+                [*_moonyard(), "orchestrator", "--host", "127.0.0.1", "--port", str(port)],
+                # The URL may hold a password, and an argument can be read by everybody.
+                {"MOONYARD_DATABASE_URL": self._database_url},
+                stop_seconds=STOP_SECONDS,
+            )
+            for port in self._ports
+        ]
+        async with anyio.create_task_group() as tasks:
+            for part in parts:
+                tasks.start_soon(part.keep_running)
+            for part, address in zip(parts, self._addresses, strict=True):
+                await self._wait_until_healthy(part, address)
+            yield
+            tasks.cancel_scope.cancel()
+
+    async def _wait_until_healthy(self, part: Part, address: str) -> None:
+        with anyio.move_on_after(START_SECONDS):
+            async with Client.open([address], None) as client:
+                while True:
+                    try:
+                        await client.get("/v1/health", Health)
+                    except (OrchestratorUnreachable, OrchestratorRefused):
+                        await anyio.sleep(0.05)
+                    else:
+                        return
+        raise MoonyardError(
+            f"{part.name} did not answer within {START_SECONDS:.0f} s",
+            code="start_failed",
+            hint="What it said stands above.",
+        )
+
+    async def _admin_token(self) -> tuple[str, bool]:
+        """Give the admin token of this installation, and whether it was made just now."""
+        saved = settings.Credentials.of(self._state_folder).token
+        if saved is not None:
+            async with Client.open(self._addresses, saved) as client:
+                try:
+                    await client.get("/v1/runners", RunnerList)
+                except OrchestratorRefused as refusal:
+                    if refusal.status != 401:
+                        raise
+                else:
+                    return saved, False
+        from orchestrator import tokens
+
+        made = await tokens.create_on_database(self._database_url, TokenCreate(kind="admin", name="moonyard up"))
+        assert made.secret is not None, "a token is shown when it is made"
+        settings.Credentials(self._addresses, made.secret, self._database_url).save(self._state_folder)
+        return made.secret, True
+
+    async def _register_runner(self, client: Client) -> None:
+        path = self._runner_folder / CREDENTIALS_FILE
+        if path.exists():
+            known = {runner.id for runner in (await client.get("/v1/runners", RunnerList)).runners}
+            if settings.read_toml(path).get("id") in known:
+                return
+        registration = await client.post(
+            "/v1/tokens", Token, TokenCreate(kind="registration", name="moonyard up", uses=1, expires_in=300)
+        )
+        assert registration.secret is not None, "a token is shown when it is made"
+        addresses = [flag for address in self._addresses for flag in ("--orchestrator", address)]
+        await anyio.run_process(
+            [*_moonyard(), "runner", "register", *addresses, "--state-folder", str(self._runner_folder)],
+            env={**os.environ, "MOONYARD_REGISTRATION_TOKEN": registration.secret},
+            stderr=None,
+        )
+
+    @asynccontextmanager
+    async def _runner(self) -> AsyncIterator[None]:
+        part = Part(
+            "runner",
+            [
+                *_moonyard(),
+                "runner",
+                "start",
+                *("--state-folder", str(self._runner_folder)),
+                *("--capacity", str(self._capacity)),
+                *("--drain-seconds", str(DRAIN_SECONDS)),
+            ],
+            {},
+            stop_seconds=DRAIN_SECONDS + STOP_SECONDS,
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(part.keep_running)
+            yield
+            tasks.cancel_scope.cancel()
+
+    def _welcome(self, token: str, *, is_new: bool) -> None:
+        bold = {"bold": True}
+        click.echo()
+        click.secho("Moonyard is up.", fg="green", **bold)
+        for address in self._addresses:
+            click.echo(f"  orchestrator   {address}")
+        click.echo(f"  psql           moonyard db psql   ({self._database_url})")
+        if is_new:
+            click.echo(f"  admin token    {token}")
+            path = settings.Credentials.path(self._state_folder)
+            click.echo(f"                 shown this once; `moonyard` finds it in {path}")
+        click.echo("  next           moonyard pipeline push FILE && moonyard submit NAME --follow")
+        click.echo("  stop           Ctrl-C")
+        click.echo()
+        sys.stdout.flush()
+
+
+class Part:
+    """One process of the installation."""
+
+    def __init__(self, name: str, argv: list[str], environment: dict[str, str], *, stop_seconds: float) -> None:
+        self.name = name
+        self._argv = argv
+        self._environment = environment
+        self._stop_seconds = stop_seconds
+
+    async def keep_running(self) -> None:
+        """Run the process, and again whenever it dies, until cancelled; then let it drain.
+
+        :raises MoonyardError: when it dies more often than a passing trouble explains.
+        """
+        deaths: list[float] = []
+        while True:
+            code = await self._run_once()
+            now = anyio.current_time()
+            deaths = [*(death for death in deaths if now - death < RESTARTS_WINDOW_SECONDS), now]
+            if len(deaths) > RESTARTS_MAXIMUM or code == 2:
+                raise MoonyardError(
+                    f"{self.name} ended with code {code}" + ("" if code == 2 else f", {len(deaths)} times in a minute"),
+                    code="start_failed",
+                    hint="What it said stands above.",
+                )
+            _say(self.name, f"ended with code {code}; it is started again")
+
+    async def _run_once(self) -> int:
+        async with await anyio.open_process(
+            # Whatever ends `up`, its parts get to know; and a Ctrl-C is for `up` alone, which stops them in order.
+            [*_with_parent(), *self._argv],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **self._environment, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        ) as process:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._show_output, process)
+                try:
+                    return await process.wait()
+                except anyio.get_cancelled_exc_class():
+                    await self._stop(process)
+                    raise
+
+    async def _stop(self, process: anyio.abc.Process) -> None:
+        with anyio.CancelScope(shield=True):
+            process.terminate()
+            with anyio.move_on_after(self._stop_seconds):
+                await process.wait()
+                _say(self.name, "stopped")
+                return
+            process.kill()
+            await process.wait()
+            _say(self.name, f"did not stop within {self._stop_seconds:.0f} s and was killed")
+
+    async def _show_output(self, process: anyio.abc.Process) -> None:
+        assert process.stdout is not None, "it was asked for"
+        rest = ""
+        with anyio.CancelScope(shield=True):  # what it says while it stops is shown too; its end closes the pipe
+            async for text in TextReceiveStream(process.stdout, errors="replace"):
+                *lines, rest = (rest + text).split("\n")
+                for line in lines:
+                    _say(self.name, line)
+
+
+def _say(part: str, text: str) -> None:
+    click.echo(f"{click.style(f'{part:>17} │', fg='bright_black')} {text}", err=True)
+
+
+def _moonyard() -> list[str]:
+    return [sys.executable, "-m", "cli.main"]
+
+
+def _with_parent() -> list[str]:
+    return ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+
+
+async def _cancel_on_signal(signals: AsyncIterator[signal.Signals], scope: anyio.CancelScope) -> None:
+    async for number in signals:
+        _say("up", f"{number.name}: stopping; running jobs have {DRAIN_SECONDS:.0f} s to end")
+        scope.cancel()
