@@ -175,7 +175,7 @@ def unreachable(address: str, error: Exception) -> OrchestratorUnreachable:
     """Say in words why an address did not answer."""
     return OrchestratorUnreachable(
         f"orchestrator {address} is unreachable ({reason(error)})",
-        hint="Is it running, and is the address right? `moonyard up` starts one here; `--orchestrator URL` names another.",
+        hint="Is it running, and is the address right? `moonyard up` starts one; `--orchestrator URL` names another.",
     )
 
 
