@@ -1,0 +1,390 @@
+"""Checks what a pipeline file returned and makes a definition of it, or the list of everything that is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Collection, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, Final, get_args
+
+from sandbox import locations
+from sandbox.frames import Function
+from schema import times
+from schema.definition import (
+    NAME_PATTERN,
+    InputDefinition,
+    InputType,
+    InputValue,
+    PipelineDefinition,
+    PipelineInvalid,
+    Problem,
+    StageDefinition,
+    input_value,
+)
+
+PIPELINE_FIELDS: Final = ("name", "description", "plugins", "inputs", "stages", "timeout")
+STAGE_FIELDS: Final = ("name", "container", "script", "timeout", "needs", "retries")
+INPUT_FIELDS: Final = ("type", "default", "description", "choices")
+STAGES_MAXIMUM: Final = 500
+RETRIES_MAXIMUM: Final = 100
+IMAGE_LENGTH_MAXIMUM: Final = 500
+
+
+def check(
+    filename: str, source: str, value: object, required: Mapping[str, int], known_plugins: Collection[str]
+) -> PipelineDefinition:
+    """Check a pipeline.
+
+    :param value: what the file returned, as plain data with ``Function`` for functions.
+    :param required: the plugins that the file's top level required, with the lines.
+    :raises PipelineInvalid: with all problems at once.
+    """
+    checker = _Checker(filename, source, known_plugins)
+    definition = checker.pipeline(value)
+    if isinstance(value, dict):
+        checker.requirements(required)
+    if checker.problems or definition is None:
+        raise PipelineInvalid(filename, sorted(checker.problems, key=_line))
+    return definition
+
+
+def _line(problem: Problem) -> int:
+    line = problem.where.rpartition(":")[2]
+    return int(line) if line.isdigit() else 0
+
+
+class _Checker:
+    def __init__(self, filename: str, source: str, known_plugins: Collection[str]) -> None:
+        self.problems: list[Problem] = []
+        self._filename = filename
+        self._lines = locations.locate(source)
+        self._known_plugins = sorted(known_plugins)
+        self._plugins: list[str] = []
+
+    def problem(self, path: locations.Path, message: str, hint: str | None = None, line: int | None = None) -> None:
+        line = line or locations.line_of(self._lines, path)
+        where = self._filename if line is None else f"{self._filename}:{line}"
+        self.problems.append(Problem(message=message, where=where, hint=hint))
+
+    def pipeline(self, value: object) -> PipelineDefinition | None:
+        if not isinstance(value, dict):
+            self.problem(
+                (),
+                f"the file returns {_kind(value)}, and a pipeline is a table",
+                'End the file with `return { name = "...", stages = { ... } }`.',
+            )
+            return None
+        table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]  # keys are looked at below
+        self._unknown_fields((), table, PIPELINE_FIELDS, "pipeline")
+        self._plugins = self._plugin_names(table.get("plugins"))
+        return PipelineDefinition(
+            name=self._name((), table, "pipeline"),
+            description=self._text(("description",), table.get("description")),
+            plugins=self._plugins,
+            inputs=self._inputs(table.get("inputs")),
+            stages=self._stages(table.get("stages")),
+            timeout=self._duration(("timeout",), table.get("timeout")),
+        )
+
+    def requirements(self, required: Mapping[str, int]) -> None:
+        """A plugin that is used has to be named, so that a reader sees at the end of a file what it reaches for."""
+        for name, line in required.items():
+            if name not in self._plugins:
+                words = ", ".join(f'"{plugin}"' for plugin in sorted({*self._plugins, name}))
+                self.problem(
+                    ("plugins",),
+                    f'`require("{name}")` needs the plugin to be named in `plugins`',
+                    f"Write `plugins = {{ {words} }}` in the pipeline's table.",
+                    line=line,
+                )
+
+    def _unknown_fields(
+        self, path: locations.Path, table: Mapping[Any, object], known: tuple[str, ...], of: str
+    ) -> None:
+        for key, value in table.items():
+            if key in known:
+                continue
+            if key == "requires" and of == "pipeline":
+                entries = _list(value)
+                names = ", ".join(f'"{name}"' for name in (entries or []) if isinstance(name, str)) or '"git"'
+                self.problem(
+                    (*path, key),
+                    "`requires` is no field of a pipeline: plugins are named in `plugins`",
+                    f"Write `plugins = {{ {names} }}` instead.",
+                )
+                continue
+            near = difflib.get_close_matches(str(key), known, n=1)
+            self.problem(
+                (*path, key),
+                f"`{key}` is no field of {'an' if of[0] in 'aeiou' else 'a'} {of}"
+                + (f"; did you mean `{near[0]}`?" if near else "")
+                + f" (fields: {', '.join(known)})",
+            )
+
+    def _name(self, path: locations.Path, table: Mapping[str, object], of: str) -> str:
+        name = table.get("name")
+        if name is None:
+            self.problem(path, f"the {of} has no `name`", f'Write `name = "..."` in the {of}\'s table.')
+        elif not isinstance(name, str):
+            self.problem((*path, "name"), f"`name` of the {of} must be a string, got {_kind(name)}")
+        elif not NAME_PATTERN.fullmatch(name):
+            self.problem(
+                (*path, "name"),
+                f"`{name[:120]}` cannot be a name: up to 100 letters, digits, `.`, `_`, `-`, a letter or digit first",
+            )
+        else:
+            return name
+        return ""
+
+    def _text(self, path: locations.Path, value: object) -> str | None:
+        if value is not None and not isinstance(value, str):
+            self.problem(path, f"`{path[-1]}` must be a string, got {_kind(value)}")
+            return None
+        return value
+
+    def _duration(self, path: locations.Path, value: object) -> float | None:
+        if value is None:
+            return None
+        try:
+            return times.duration_seconds(value)
+        except ValueError as error:
+            self.problem(path, f"`{path[-1]}` is no duration: {error}")
+            return None
+
+    def _plugin_names(self, value: object) -> list[str]:
+        entries = [] if value is None else _list(value)
+        if entries is None:
+            self.problem(
+                ("plugins",), f"`plugins` must be a list of names, got {_kind(value)}", 'Write `plugins = { "git" }`.'
+            )
+            return []
+        names: list[str] = []
+        for index, name in enumerate(entries, 1):
+            path = ("plugins", index)
+            if not isinstance(name, str):
+                self.problem(path, f"`plugins[{index}]` must be a plugin's name, got {_kind(name)}")
+            elif name not in self._known_plugins:
+                near = difflib.get_close_matches(name, self._known_plugins, n=1)
+                self.problem(
+                    path,
+                    f"there is no plugin `{name}`"
+                    + (f"; did you mean `{near[0]}`?" if near else "")
+                    + f" (plugins: {', '.join(self._known_plugins)})",
+                )
+            elif name in names:
+                self.problem(path, f"plugin `{name}` is named twice")
+            else:
+                names.append(name)
+        return names
+
+    def _inputs(self, value: object) -> dict[str, InputDefinition]:
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            self.problem(
+                ("inputs",),
+                f"`inputs` must be a table of inputs by name, got {_kind(value)}",
+                'Write `inputs = { ref = { type = "string", default = "main" } }`.',
+            )
+            return {}
+        table: dict[Any, object] = value  # pyright: ignore[reportUnknownVariableType]  # keys are looked at here
+        inputs: dict[str, InputDefinition] = {}
+        for name, declared in table.items():
+            if not isinstance(name, str) or not NAME_PATTERN.fullmatch(name):
+                self.problem(("inputs", name), f"`{name}` cannot be an input's name")
+            elif not isinstance(declared, dict):
+                self.problem(
+                    ("inputs", name),
+                    f"input `{name}` must be a table, got {_kind(declared)}",
+                    f'Write `{name} = {{ type = "string", default = ... }}`.',
+                )
+            else:
+                fields: dict[str, Any] = declared  # pyright: ignore[reportUnknownVariableType]  # looked at there
+                inputs[name] = self._input(name, fields)
+        return inputs
+
+    def _input(self, name: str, declared: dict[str, Any]) -> InputDefinition:
+        path: locations.Path = ("inputs", name)
+        self._unknown_fields(path, declared, INPUT_FIELDS, "input")
+        kind = declared.get("type", "string")
+        if kind not in get_args(InputType):
+            words = ", ".join(f'"{word}"' for word in get_args(InputType))
+            self.problem((*path, "type"), f"`type` of input `{name}` must be one of {words}, got {_shown(kind)}")
+            return InputDefinition(type="string")
+        default = declared.get("default")
+        if default is not None:
+            default = self._input_value((*path, "default"), name, kind, default)
+        choices: list[InputValue] | None = None
+        if declared.get("choices") is not None:
+            choices = self._choices((*path, "choices"), name, kind, declared["choices"])
+            if choices and default is not None and default not in choices:
+                self.problem((*path, "default"), f"`default` of input `{name}` is none of its `choices`")
+        return InputDefinition(
+            type=kind,
+            default=default,
+            description=self._text((*path, "description"), declared.get("description")),
+            choices=choices,
+        )
+
+    def _choices(self, path: locations.Path, name: str, kind: InputType, value: object) -> list[InputValue] | None:
+        entries = _list(value)
+        if not entries:
+            self.problem(path, f"`choices` of input `{name}` must be a list of values, got {_kind(value)}")
+            return None
+        checked = [self._input_value(path, name, kind, entry) for entry in entries]
+        return [entry for entry in checked if entry is not None]
+
+    def _input_value(self, path: locations.Path, name: str, kind: InputType, value: object) -> InputValue | None:
+        # Text is taken for any type on a command line, not in a pipeline's own file.
+        if not isinstance(value, str) or kind == "string":
+            with contextlib.suppress(ValueError):
+                return input_value(kind, value)
+        self.problem(path, f"`{path[-1]}` of input `{name}` must be of type {kind}, got {_shown(value)}")
+        return None
+
+    def _stages(self, value: object) -> list[StageDefinition]:
+        entries = _list(value)
+        if not entries:
+            self.problem(
+                ("stages",),
+                "the pipeline has no stages"
+                if value is None or value == {}
+                else f"`stages` must be a list, got {_kind(value)}",
+                'Write `stages = { { name = "build", script = function() ... end } }`.',
+            )
+            return []
+        if len(entries) > STAGES_MAXIMUM:
+            self.problem(("stages",), f"a pipeline has at most {STAGES_MAXIMUM} stages, got {len(entries)}")
+            return []
+        stages = [self._stage(index, entry) for index, entry in enumerate(entries, 1)]
+        return self._in_order([stage for stage in stages if stage is not None])
+
+    def _stage(self, index: int, value: object) -> StageDefinition | None:
+        path: locations.Path = ("stages", index)
+        if not isinstance(value, dict):
+            self.problem(path, f"`stages[{index}]` must be a table, got {_kind(value)}")
+            return None
+        table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]  # keys are looked at below
+        self._unknown_fields(path, table, STAGE_FIELDS, "stage")
+        name = self._name(path, table, "stage")
+        label = f"stage `{name}`" if name else f"stage {index}"
+        script = table.get("script")
+        if script is None:
+            self.problem(
+                path, f"{label} has no `script`", "Write `script = function(job) ... end` in the stage's table."
+            )
+        elif not isinstance(script, Function):
+            self.problem((*path, "script"), f"`script` of {label} must be a function, got {_kind(script)}")
+        retries = table.get("retries", 0)
+        if not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries <= RETRIES_MAXIMUM:
+            self.problem(
+                (*path, "retries"),
+                f"`retries` of {label} must be a whole number from 0 to {RETRIES_MAXIMUM}, got {_shown(retries)}",
+            )
+            retries = 0
+        line = locations.line_of(self._lines, path) if path in self._lines else None
+        return StageDefinition(
+            name=name,
+            container=self._image((*path, "container"), label, table.get("container")),
+            timeout=self._duration((*path, "timeout"), table.get("timeout")),
+            needs=self._needs((*path, "needs"), label, table.get("needs")),
+            retries=retries,
+            line=line or (script.line if isinstance(script, Function) else None),
+        )
+
+    def _image(self, path: locations.Path, label: str, value: object) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            self.problem(path, f"`container` of {label} must be an image's name, got {_kind(value)}")
+        elif not value or len(value) > IMAGE_LENGTH_MAXIMUM or any(c.isspace() or not c.isprintable() for c in value):
+            self.problem(path, f"`container` of {label} is no image's name: {_shown(value)}")
+        else:
+            return value
+        return None
+
+    def _needs(self, path: locations.Path, label: str, value: object) -> list[str]:
+        entries = [] if value is None else _list(value)
+        if entries is None or not all(isinstance(entry, str) for entry in entries):
+            self.problem(
+                path,
+                f"`needs` of {label} must be a list of stages' names, got {_kind(value)}",
+                'Write `needs = { "build" }`.',
+            )
+            return []
+        return [entry for entry in entries if isinstance(entry, str)]
+
+    def _in_order(self, stages: list[StageDefinition]) -> list[StageDefinition]:
+        """Order stages so that each comes after those it needs, and as in the file where that leaves a choice."""
+        by_name: dict[str, StageDefinition] = {}
+        for stage in stages:
+            if stage.name in by_name and stage.name:
+                first = by_name[stage.name].line
+                self.problem(
+                    (),
+                    f"stage name `{stage.name}` is used twice" + (f" (first in line {first})" if first else ""),
+                    line=stage.line,
+                )
+            by_name.setdefault(stage.name, stage)
+        graph: dict[str, list[str]] = {}
+        for stage in stages:
+            graph[stage.name] = []
+            for need in stage.needs:
+                if need in by_name:
+                    graph[stage.name].append(need)
+                    continue
+                near = difflib.get_close_matches(need, by_name, n=1)
+                self.problem(
+                    (),
+                    f"stage `{stage.name}` needs `{need}`, and there is no such stage"
+                    + (f"; did you mean `{near[0]}`?" if near else ""),
+                    line=stage.line,
+                )
+        place = {stage.name: index for index, stage in enumerate(stages)}
+        sorter = TopologicalSorter(graph)
+        try:
+            sorter.prepare()
+        except CycleError as error:
+            names: list[str] = error.args[1]
+            # graphlib lists what comes before first; people read "a needs b".
+            circle = " needs ".join(f"`{name}`" for name in reversed(names))
+            self.problem((), f"stages need each other in a circle: {circle}", line=by_name[names[0]].line)
+            return stages
+        ordered: list[StageDefinition] = []
+        ready: list[str] = []
+        while sorter.is_active():
+            ready = sorted([*ready, *sorter.get_ready()], key=place.__getitem__)
+            name = ready.pop(0)
+            ordered.append(by_name[name])
+            sorter.done(name)
+        return ordered
+
+
+def _list(value: object) -> list[object] | None:
+    """Take a Lua table that is a list; an empty table is one too."""
+    if value == {}:
+        return []
+    return list(value) if isinstance(value, list) else None  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def _kind(value: object) -> str:
+    match value:
+        case None:
+            return "nil"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str() | bytes():
+            return "a string"
+        case Function():
+            return "a function"
+        case list():
+            return "a list"
+        case _:
+            return "a table"
+
+
+def _shown(value: object) -> str:
+    return f"`{value}`" if isinstance(value, str | int | float) else _kind(value)

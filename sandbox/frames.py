@@ -1,0 +1,100 @@
+"""The frames between the runner and a Lua process, and between the runner and the warm parent.
+
+A frame is MessagePack with four bytes of length (big-endian) before it. What comes from a Lua process is hostile until
+it has been decoded into one of these structs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from schema.errors import ErrorInfo
+from schema.states import Level
+
+Value = None | bool | int | float | str | bytes | list["Value"] | dict[str, "Value"]
+"""A plain value as it crosses between Lua and the runner. A Lua string that is no UTF-8 is bytes."""
+
+LENGTH_FORMAT: Final = ">I"
+FRAME_BYTES_MAXIMUM: Final = 32 * 1024 * 1024
+FUNCTION_EXTENSION: Final = 1
+
+
+class Function(msgspec.Struct, frozen=True):
+    """Stands for a Lua function, which never leaves its process."""
+
+    line: int
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="ready"):
+    """The first frame of a Lua process: which walls stand around it."""
+
+    raised: list[str]
+    missing: dict[str, str]
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="loaded"):
+    pipeline: Any
+    """Whatever the file returned."""
+    required: dict[str, int] = {}
+    """The plugins that its top level required, with the lines."""
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="failed"):
+    error: ErrorInfo
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="done"):
+    """A stage's script returned."""
+
+
+class Abandoned(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="abandoned"):
+    """A stage's script was ended while it waited."""
+
+
+class HostCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="call"):
+    name: str
+    arguments: list[Any]
+    plugin: str | None = None
+
+
+class LogCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="log"):
+    level: Level
+    text: Any
+    """A string, or bytes where it is no UTF-8: a union of the two is more than the decoder takes."""
+    plugin: str | None = None
+
+
+FromLua = Ready | Loaded | Failed | Done | Abandoned | HostCall | LogCall
+
+
+def _extension(code: int, data: memoryview) -> Function:
+    if code != FUNCTION_EXTENSION:
+        raise ValueError(f"extension {code} is not known")
+    return Function(int.from_bytes(data, "big", signed=True))
+
+
+decoder: Final = msgspec.msgpack.Decoder(FromLua, ext_hook=_extension)
+encoder: Final = msgspec.msgpack.Encoder()
+
+
+class Fork(msgspec.Struct, frozen=True, tag=True):
+    """Asks the warm parent for a Lua process. Its end of the socket pair comes with the message."""
+
+    token: int
+
+
+class Kill(msgspec.Struct, frozen=True, tag=True):
+    token: int
+
+
+class Ended(msgspec.Struct, frozen=True, tag=True):
+    """A Lua process ended: with an exit code, or by a signal, which is a negative number."""
+
+    token: int
+    code: int
+
+
+to_parent: Final[msgspec.msgpack.Decoder[Fork | Kill]] = msgspec.msgpack.Decoder(Fork | Kill)
+from_parent: Final = msgspec.msgpack.Decoder(Ended)
