@@ -35,8 +35,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="read
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="loaded"):
-    pipeline: Any
-    """Whatever the file returned."""
+    pipeline: Any = None
+    """Whatever the file returned; nil does not travel."""
     required: dict[str, int] = {}
     """The plugins that its top level required, with the lines."""
 

@@ -282,7 +282,8 @@ def _log_text(text: object) -> str:
 
 
 def _load_problem(filename: str, error: ErrorInfo) -> Problem:
-    where, message = error.where, error.message
+    # A failure of the compiler itself comes with a traceback of ours, which is nothing to a reader.
+    where, message = error.where, error.message.partition("\nstack traceback:")[0]
     if where is None and message.startswith(f"{filename}:"):
         # The compiler's own words: `build.lua:3: unexpected symbol near 'x'`.
         line, _, rest = message[len(filename) + 1 :].partition(": ")

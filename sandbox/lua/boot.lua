@@ -2,7 +2,7 @@
 --
 -- One frame comes in, one or more go out:
 --   load     compiles the pipeline's file and runs its top level    -> loaded, or failed
---   run      runs a stage's script                                  -> call (its answer comes next), log; done, or failed
+--   run      runs a stage's script                                  -> call (its answer comes next), log, done, failed
 --   abandon  instead of an answer: ends the script that waits       -> abandoned
 --
 -- Guarantees:

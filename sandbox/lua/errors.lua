@@ -15,7 +15,8 @@ local running, resumer = ...
 
 local error, type, tostring, pcall, rawget, setmetatable = error, type, tostring, pcall, rawget, setmetatable
 local getinfo, getmetatable = debug.getinfo, getmetatable
-local sub, find, match, format, gsub, byte = string.sub, string.find, string.match, string.format, string.gsub, string.byte
+local sub, find, match, gsub = string.sub, string.find, string.match, string.gsub
+local format, byte = string.format, string.byte
 local utf8_len = utf8.len
 local insert, concat, next, load = table.insert, table.concat, next, load
 

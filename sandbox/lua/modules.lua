@@ -101,7 +101,10 @@ end
 
 local function build_time(plugin)
   return {
-    now = now,
+    -- A function of the host's own is an object of Python's, which no script may hold.
+    now = function()
+      return now()
+    end,
     sleep = function(duration)
       return call(plugin, "time.sleep", duration)
     end,

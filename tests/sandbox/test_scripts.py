@@ -158,7 +158,9 @@ async def test_a_coroutine_keeps_the_block_it_opened_and_else_is_where_it_is_res
 
 async def test_an_error_of_a_host_call_keeps_its_code_cause_and_place() -> None:
     cause = MoonyardError("no route", code="network")
-    refusal = MoonyardError("image `x` could not be pulled", code="image_pull_failed", hint="Check it.", cause=cause.info)
+    refusal = MoonyardError(
+        "image `x` could not be pulled", code="image_pull_failed", hint="Check it.", cause=cause.info
+    )
     async with loaded(script('\nlocal function build() process.run({ command = "make" }) end\nbuild()')) as pipeline:
         pipeline.host.fail("process.run", refusal)
         with pytest.raises(MoonyardError) as raised:
@@ -209,7 +211,7 @@ async def test_a_caught_error_can_be_read_joined_and_raised_again() -> None:
         ("return undefined_name()", "lua_error", "attempt to call a nil value (global 'undefined_name')"),
         ("local function f() return 1 + f() end f()", "lua_error", "stack overflow"),
         ("coroutine.yield()", "lua_error", "attempt to yield from outside a coroutine"),
-        ("local co = coroutine.create(function() error('inner') end) assert(coroutine.resume(co))", "lua_error", "inner"),
+        ("local c = coroutine.create(function() error('inner') end) assert(coroutine.resume(c))", "lua_error", "inner"),
         ("coroutine.wrap(function() error('inner') end)()", "lua_error", "inner"),
         ("local c <close> = setmetatable({}, { __close = function() error('on close') end })", "lua_error", "on close"),
     ],
