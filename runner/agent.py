@@ -1,7 +1,8 @@
 """The agent of a registered runner: claims jobs, renews their leases, runs them, and drains when it is told to stop.
 
 Three kinds of task live side by side: one that claims, one that sends heartbeats, and one for each job. The heartbeat
-tells which attempts the runner holds and hears which of them a user wants cancelled and which are no longer its own.
+tells which attempts the runner holds and hears which of them a user wants cancelled and which are no longer its own;
+its answer is waited for, so that a cancel is heard without delay.
 It goes on for as long as a job runs, also while draining: a runner that finishes its work is not to look dead.
 
 To stop: nothing new is claimed, running jobs are finished. What is not finished after the drain time is stopped and
@@ -62,6 +63,8 @@ class RunningJob:
         self.job = job
         self.attempt = attempt
         self.scope = anyio.CancelScope()
+        self.cancelling = False
+        self.is_ours = True
 
 
 class Agent:
@@ -80,7 +83,7 @@ class Agent:
         self._claiming = anyio.CancelScope()
         self._draining = False
         self._lease_seconds = LEASE_SECONDS_ASSUMED
-        self._heartbeat_due = anyio.Event()
+        self._heartbeat = anyio.CancelScope()
 
     async def run(self) -> None:
         """Claim and run jobs until ``drain`` was called and what was running has ended.
@@ -103,7 +106,7 @@ class Agent:
         """Claim nothing more and let ``run`` return when the running jobs have ended."""
         self._draining = True
         self._claiming.cancel()
-        self._heartbeat_due.set()
+        self._heartbeat.cancel()
 
     async def _wait_for_jobs(self) -> None:
         with anyio.move_on_after(self._settings.drain_seconds):
@@ -190,30 +193,37 @@ class Agent:
 
     async def _beat(self) -> None:
         while True:
-            with anyio.move_on_after(self._lease_seconds / 3):
-                await self._heartbeat_due.wait()
-                self._heartbeat_due = anyio.Event()
-            holding = [Holding(job=job, attempt=running.attempt) for job, running in self._running.items()]
-            try:
-                answer = await self._client.post(
-                    "/v1/runner/heartbeat",
-                    HeartbeatAnswer,
-                    Heartbeat(holding=holding, draining=self._draining),
-                    seconds=self._lease_seconds / 3,
-                )
-            except (OrchestratorRefused, OrchestratorUnreachable) as error:
-                self._raise_if_rejected(error)
-                log.warning("heartbeat failed: %s", error.message)
-                continue
-            self._lease_seconds = answer.lease_seconds
-            asked = {held.job: held.attempt for held in holding}
-            for job in answer.cancel:
-                if running := self._holding(job, asked):
-                    running.job.cancel()
-            for job in answer.gone:
-                if running := self._holding(job, asked):
-                    log.warning("job %s attempt %d is no longer ours: it is stopped", job, running.attempt)
-                    running.scope.cancel()
+            holding = [
+                Holding(job=job, attempt=running.attempt, cancelling=running.cancelling)
+                for job, running in self._running.items()
+                if running.is_ours
+            ]
+            # The orchestrator renews the leases at once, and waits with the answer for something to say.
+            wait = self._lease_seconds / 3
+            message = Heartbeat(holding=holding, draining=self._draining, wait=wait)
+            with anyio.CancelScope() as self._heartbeat:  # to drain is told at once
+                try:
+                    answer = await self._client.post(
+                        "/v1/runner/heartbeat", HeartbeatAnswer, message, seconds=wait * 1.5
+                    )
+                except (OrchestratorRefused, OrchestratorUnreachable) as error:
+                    self._raise_if_rejected(error)
+                    log.warning("heartbeat failed: %s", error.message)
+                    await anyio.sleep(wait / 4)
+                    continue
+                self._hear(answer, {held.job: held.attempt for held in holding})
+
+    def _hear(self, answer: HeartbeatAnswer, asked: dict[str, int]) -> None:
+        self._lease_seconds = answer.lease_seconds
+        for job in answer.cancel:
+            if running := self._holding(job, asked):
+                running.cancelling = True
+                running.job.cancel()
+        for job in answer.gone:
+            if running := self._holding(job, asked):
+                log.warning("job %s attempt %d is no longer ours: it is stopped", job, running.attempt)
+                running.is_ours = False
+                running.scope.cancel()
 
     def _holding(self, job: str, asked: dict[str, int]) -> RunningJob | None:
         """Find a job that the answer speaks of, unless it ended and came back under a new attempt meanwhile."""

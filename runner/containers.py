@@ -18,7 +18,7 @@ from typing import Final
 import anyio
 import anyio.abc
 
-from runner.engine.container import Container, ContainerSpec
+from runner.engine.container import Container, ContainerKind, ContainerSpec
 from runner.engine.engine import Engine
 from runner.event_stream import EventStream
 from schema.definition import StageDefinition
@@ -77,7 +77,8 @@ class JobContainers:
         async with self._making.setdefault(key, anyio.Lock()):
             if key not in self._kept:
                 image = stage.container or self._engine.settings.default_image
-                self._kept[key] = await self._make(self._spec(image), stage.name, quiet=False)
+                kind = "default" if stage.container is None else "stage"
+                self._kept[key] = await self._make(self._spec(image, kind), stage.name, quiet=False)
             return self._kept[key]
 
     def image_of(self, stage: StageDefinition, handle: str | None) -> str:
@@ -90,7 +91,7 @@ class JobContainers:
         self, stage: str, spec: Callable[[ContainerSpec], ContainerSpec], image: str, *, quiet: bool
     ) -> str:
         """Make a block's container and give its handle. ``spec`` puts the block's options into the job's own spec."""
-        container = await self._make(spec(self._spec(image)), stage, quiet=quiet)
+        container = await self._make(spec(self._spec(image, "block")), stage, quiet=quiet)
         handle = next(self._handles)
         self._blocks[handle] = container
         return handle
@@ -113,9 +114,10 @@ class JobContainers:
             for container in list(self._to_remove):
                 tasks.start_soon(self._remove, container)
 
-    def _spec(self, image: str) -> ContainerSpec:
+    def _spec(self, image: str, kind: ContainerKind) -> ContainerSpec:
         return ContainerSpec(
             image=image,
+            kind=kind,
             job=self._stream.job,
             attempt=self._stream.attempt,
             workspace=self._workspace,

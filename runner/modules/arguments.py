@@ -39,7 +39,8 @@ class ArgumentInvalid(MoonyardError):
 def parse(call: str, kind: type[Arguments], value: Value) -> Arguments:
     """Read a call's table of arguments.
 
-    An empty Lua table is both an empty list and an empty table with names; where a field takes a list, it is one.
+    An empty Lua table is both an empty list and an empty table with names; where a field takes a list, it is one. A Lua
+    string that is not UTF-8 comes as a string with its bytes escaped: `text` refuses it, `data` gives its bytes.
 
     :raises ArgumentInvalid: naming the call, the argument, what was given and what is accepted.
     """
@@ -54,30 +55,49 @@ def parse(call: str, kind: type[Arguments], value: Value) -> Arguments:
         )
     for name in value:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
+            near = difflib.get_close_matches(str(name), names, n=1)
             raise ArgumentInvalid(
                 f"{call}: `{name}` is not an argument"
                 + (f"; did you mean `{near[0]}`?" if near else "")
                 + f" (accepted: {', '.join(names)})"
             )
     lists = {field.encode_name for field in msgspec.structs.fields(kind) if _takes_list(field.type)}
-    given = {name: [] if item == {} and name in lists else item for name, item in value.items()}
+    given = {name: [] if item == {} and name in lists else _escaped(item) for name, item in value.items()}
     try:
         return msgspec.convert(given, kind, strict=True)
     except msgspec.ValidationError as error:
         raise ArgumentInvalid(f"{call}: {_in_user_words(str(error), given)}") from error
 
 
-def text(call: str, argument: str, value: str | bytes) -> str:
+def text(call: str, argument: str, value: str) -> str:
     """Take a Lua string that has to be text.
 
-    :raises ArgumentInvalid: when it is not UTF-8.
+    :raises ArgumentInvalid: when it is not UTF-8, or has a NUL byte in it.
     """
-    if isinstance(value, bytes):
-        raise ArgumentInvalid(f"{call}: `{argument}` is not valid UTF-8 text: {value[:80]!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentInvalid(f"{call}: `{argument}` is not valid UTF-8 text: {data(value)[:80]!r}") from error
     if "\x00" in value:
         raise ArgumentInvalid(f"{call}: `{argument}` has a NUL byte in it, which no argument or name can hold")
     return value
+
+
+def data(value: str) -> bytes:
+    """Give the bytes of a Lua string."""
+    return value.encode(errors="surrogateescape")
+
+
+def _escaped(value: Value) -> Value:
+    match value:
+        case bytes():
+            return value.decode(errors="surrogateescape")
+        case list():
+            return [_escaped(item) for item in value]
+        case dict():
+            return {name: _escaped(item) for name, item in value.items()}
+        case _:
+            return value
 
 
 def lua_type(value: object) -> str:

@@ -13,7 +13,7 @@ from runner.engine.exec import Command, CommandResult
 from runner.event_stream import EventStream
 from runner.job_context import Call, JobContext
 from runner.lines import LineSplitter
-from runner.modules.arguments import ArgumentInvalid, choice, lua_type, parse, text
+from runner.modules.arguments import ArgumentInvalid, choice, data, lua_type, parse, text
 from schema import times
 from schema.errors import ErrorInfo, MoonyardError
 from schema.states import LOG_LEVELS, Level
@@ -31,11 +31,11 @@ class CommandFailed(MoonyardError):
 
 
 class RunArguments(msgspec.Struct, frozen=True, kw_only=True):
-    command: str | bytes
-    args: list[str | bytes | int | float] = []
-    env: dict[str, str | bytes | int | float] = {}
-    cwd: str | bytes | None = None
-    stdin: str | bytes = b""
+    command: str
+    args: list[str | int | float] = []
+    env: dict[str, str | int | float] = {}
+    cwd: str | None = None
+    stdin: str = ""
     user: str | int | None = None
     timeout: float | str | None = None
     stdout: str = "info"
@@ -164,16 +164,16 @@ def _command(arguments: RunArguments) -> Command:
         argv=argv,
         env=environment,
         cwd=None if arguments.cwd is None else text(RUN, "cwd", arguments.cwd),
-        stdin=arguments.stdin.encode() if isinstance(arguments.stdin, str) else arguments.stdin,
+        stdin=data(arguments.stdin),
         user=None if arguments.user is None else str(arguments.user),
         timeout=timeout,
     )
 
 
-def _argument(name: str, value: str | bytes | int | float) -> str:
+def _argument(name: str, value: str | float) -> str:
     if isinstance(value, bool):
         raise ArgumentInvalid(f"{RUN}: `{name}` must be a string or a number, got a boolean")
-    return text(RUN, name, value) if isinstance(value, str | bytes) else str(value)
+    return text(RUN, name, value) if isinstance(value, str) else str(value)
 
 
 def _capture_bytes(capture: bool | int) -> int:

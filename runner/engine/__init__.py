@@ -1,0 +1,15 @@
+"""The container engine: Podman, through the socket that speaks Docker's API.
+
+settings    what a machine's owner may set
+errors      what goes wrong, mapped in one place from what the engine and aiodocker say
+sockets     where an engine listens
+service     a private `podman system service`, for machines where none does
+probe       what such a machine's Podman needs to be told to run a container
+names       image names: what a short one means, and what stands in for it
+images      pulls, one at a time for each image
+container   one container, and what it is made of
+exec        one command in a container
+processes   the processes of a container, as the host sees them
+memory      whether the kernel killed something of a container for want of memory
+engine      all of these together
+"""

@@ -1,0 +1,213 @@
+"""One container of a job: what it is made of, what runs in it, and its end."""
+
+from __future__ import annotations
+
+import posixpath
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import anyio
+import anyio.to_thread
+import msgspec
+from aiodocker.containers import DockerContainer
+from aiodocker.exceptions import DockerError
+
+from runner.engine import helper, processes
+from runner.engine.connection import Connection, known
+from runner.engine.errors import ContainerStartFailed, EngineError, NetworkUnavailable, first_line
+from runner.engine.exec import Command, CommandResult, Execution, OutputSink, Surroundings
+from runner.engine.memory import kill_counter
+from runner.engine.settings import EngineSettings
+
+WORKSPACE: Final = "/workspace"
+REMOVAL_SECONDS: Final = 30.0
+REMOVAL_TRIES: Final = 20
+OWNER_LABEL: Final = "moonyard.owner"
+
+CAPABILITIES: Final = (
+    "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID",  # packages give files owners and modes
+    "SETUID", "SETGID", "SETFCAP", "SYS_CHROOT",  # package managers drop their rights; some programs get some
+    "KILL", "NET_BIND_SERVICE",  # tests start servers on low ports, and stop what runs as another user
+)  # fmt: skip
+"""What root in a container may do: enough to install packages and run servers, nothing that reaches the host."""
+
+
+ContainerKind = Literal["default", "stage", "block"]
+
+
+class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What to make a container of."""
+
+    image: str
+    """As the user named it."""
+    job: str
+    attempt: int
+    workspace: Path
+    """The folder that is mounted at ``/workspace``."""
+    env: dict[str, str] = {}
+    network: str = "bridge"
+    """Or "none"; a network of the engine's by its name."""
+    memory: int | None = None
+    """Bytes; what goes beyond is killed."""
+    cpus: float | None = None
+    user: str | None = None
+    """Name or number, with a group after a colon or not; by default the image's own."""
+    workdir: str | None = None
+    """Where commands start, relative to the workspace."""
+    entrypoint: list[str] | None = None
+    """What each command is an argument of, as with an image's entrypoint: ``{"env", "-i"}`` runs ``env -i COMMAND``.
+
+    The image's own entrypoint is never run: it would stand between a pipeline and the commands it names.
+    """
+    kind: ContainerKind = "default"
+
+
+class Container:
+    """A running container. Safe to use from several tasks at once."""
+
+    def __init__(
+        self, connection: Connection, container: DockerContainer, spec: ContainerSpec, facts: dict[str, Any]
+    ) -> None:
+        # `facts` is the engine's own description, of which a few fields are read.
+        self._connection = connection
+        self._container = container
+        self._spec = spec
+        self.id: str = container.id
+        self.image = spec.image
+        pid = int(facts["State"]["Pid"])
+        self._surroundings = Surroundings(
+            connection=connection,
+            container=container,
+            image=spec.image,
+            environment=_environment(facts),
+            namespace=processes.Namespace.of(pid, container.id),
+            kill_counter=kill_counter(pid),
+        )
+
+    async def run(self, command: Command, output: OutputSink) -> CommandResult:
+        """Run a command to its end.
+
+        Its output goes to ``output`` while it runs; how fast that takes it is how fast the command can write. A
+        cancelled call, like a timeout, has killed all that the command started before it ends. What a command leaves
+        running in the background when it ends by itself lives on until the container is removed; output that comes
+        after the command's end is not read.
+
+        :raises CommandNotFound: (and its siblings) when the command cannot be started.
+        :raises CommandTimeout: when it ran longer than it may.
+        :raises ContainerGone: when the container has stopped.
+        :raises EngineLost: when the engine was lost meanwhile.
+        """
+        folder = posixpath.normpath(posixpath.join(WORKSPACE, self._spec.workdir or "", command.cwd or ""))
+        prefix = [word for word in self._spec.entrypoint or [] if word]
+        actual = msgspec.structs.replace(command, argv=[*prefix, *command.argv], cwd=folder)
+        await self._connection.ensure()
+        return await Execution(self._surroundings, actual, output).run()
+
+    async def remove(self) -> None:
+        """Remove the container with all that runs in it; one that is gone already counts as removed.
+
+        :raises EngineError: when the engine does not do it.
+        """
+        await self._connection.ensure()
+        await remove(self._connection, self.id)
+
+
+def _environment(facts: dict[str, Any]) -> dict[str, str]:
+    variables: list[str] = facts["Config"].get("Env") or []
+    return {name: value for name, _, value in (variable.partition("=") for variable in variables)}
+
+
+def config(
+    spec: ContainerSpec, resolved: str, settings: EngineSettings, owner: str, first: Path | None
+) -> dict[str, Any]:
+    """Write a container's description in the engine's words.
+
+    :param resolved: the image's full name after the image map.
+    :param first: the helper to run as the first process; None for a shell of the image.
+    """
+    command = helper.command(first)
+    binds = [f"{spec.workspace}:{WORKSPACE}:rw"]
+    if first is not None:
+        binds.append(f"{first}:{helper.MOUNTED_AT}:ro")
+    cpus = settings.cpus if spec.cpus is None else spec.cpus
+    host: dict[str, Any] = {  # the engine's own JSON
+        "Binds": binds,
+        "NetworkMode": spec.network,
+        "CapDrop": ["ALL"],
+        "CapAdd": list(CAPABILITIES),
+        "SecurityOpt": ["no-new-privileges"],
+        "PidsLimit": settings.pids,
+        "LogConfig": {"Type": "none"},
+    }
+    memory = settings.memory_bytes if spec.memory is None else spec.memory
+    if memory is not None:
+        # With swap a container would get past its limit.
+        host |= {"Memory": memory, "MemorySwap": memory}
+    if cpus is not None:
+        host |= {"NanoCpus": int(cpus * 1_000_000_000)}
+    return {
+        "Image": resolved,
+        "Entrypoint": command[:1],
+        "Cmd": command[1:],
+        "Env": [f"{name}={value}" for name, value in spec.env.items()],
+        "WorkingDir": WORKSPACE,
+        "User": spec.user or "",
+        "StopTimeout": 0,
+        "Labels": {
+            OWNER_LABEL: owner,
+            "moonyard.job": spec.job,
+            "moonyard.attempt": str(spec.attempt),
+            "moonyard.kind": spec.kind,
+        },
+        "HostConfig": host,
+    }
+
+
+def start_failure(spec: ContainerSpec, first: Path | None, message: str) -> EngineError:
+    """Tell why a container did not start."""
+    reason = first_line(message)
+    text = message.lower()
+    what = f"container of image `{spec.image}` could not be started"
+    if spec.network != "none" and any(word in text for word in ("netavark", "iptables", "nftables", "cni", "aardvark")):
+        return NetworkUnavailable(
+            f"{what}: this machine's engine cannot connect it to a network: {reason}",
+            hint='Install netavark, aardvark-dns and iptables, or run it without a network (`network = "none"`).',
+        )
+    if first is None and helper.command(None)[0] in message:
+        return ContainerStartFailed(
+            f"{what}: the image has no {helper.command(None)[0]}, and this machine has no catatonit: {reason}",
+            hint="Install catatonit on the runner's machine: it lets images without a shell run.",
+        )
+    if "unable to find user" in text or "no matching entries in passwd" in text:
+        return ContainerStartFailed(f"{what}: it knows no user `{spec.user}`: {reason}")
+    return ContainerStartFailed(f"{what}: {reason}")
+
+
+async def remove(connection: Connection, container: str) -> None:
+    """Remove a container by id or name, whatever its state; one that is not there counts as removed.
+
+    :raises EngineError: when the engine does not do it.
+    """
+    doing = f"removing container {container[:12]}"
+    try:
+        async with connection.reaching(doing, REMOVAL_SECONDS):
+            await _remove(connection, container)
+    except DockerError as error:
+        raise EngineError(f"{doing} failed: {first_line(error.message)}") from error
+    await anyio.to_thread.run_sync(processes.end_monitors, container)
+
+
+async def _remove(connection: Connection, container: str) -> None:
+    for tries_left in range(REMOVAL_TRIES, -1, -1):
+        try:
+            await known(connection.docker, container).delete(force=True, v=True)
+        except DockerError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return
+            # Somebody else removes it just now, or Podman meets its own clean-up: that passes.
+            if error.status not in {HTTPStatus.CONFLICT, HTTPStatus.INTERNAL_SERVER_ERROR} or not tries_left:
+                raise
+            await anyio.sleep(0.1)
+        else:
+            return

@@ -1,0 +1,190 @@
+"""The engine: finds Podman or starts it, makes containers, removes what owners left."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from http import HTTPStatus
+from typing import Final
+
+import aiohttp
+import anyio
+from aiodocker import Docker
+from aiodocker.containers import DockerContainer
+from aiodocker.exceptions import DockerError
+
+from runner.engine import helper, sockets
+from runner.engine.connection import API_VERSION, Connection, check, describe, labelled, start
+from runner.engine.container import OWNER_LABEL, Container, ContainerSpec, config, remove, start_failure
+from runner.engine.errors import ContainerStartFailed, EngineError, EngineLost, EngineUnavailable, first_line
+from runner.engine.images import Images, Progress
+from runner.engine.names import ImageMap
+from runner.engine.service import PrivateService, find_podman
+from runner.engine.settings import EngineSettings
+from schema.errors import single_error
+
+log: Final = logging.getLogger(__name__)
+
+REMOVALS_AT_ONCE: Final = 4
+CLEANUP_SECONDS: Final = 60.0
+
+
+class Engine:
+    """Makes containers for one owner. Safe to use from several tasks at once."""
+
+    def __init__(self, settings: EngineSettings, owner: str, connection: Connection, images: Images) -> None:
+        self.settings = settings
+        self._owner = owner
+        self._connection = connection
+        self._images = images
+        self._map = ImageMap(settings.image_map)
+        self._helper = helper.find()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: EngineSettings, owner_name: str) -> AsyncGenerator[Engine]:
+        """Connect to the engine, starting a private one if none is there.
+
+        :param owner_name: what containers are labelled with, so that a later process can tell whose they were.
+        :raises EngineUnavailable: when there is no engine and none can be started.
+        """
+        async with AsyncExitStack() as stack:
+            stack.enter_context(single_error())
+            address, service = await _find(settings, owner_name, stack)
+            docker = await stack.enter_async_context(_client(address))
+            connection = Connection(docker, address, service)
+            try:
+                await check(connection)
+            except (EngineLost, DockerError) as error:
+                said_by = sockets.chosen(settings.socket, os.environ)
+                raise EngineUnavailable(
+                    f"no container engine answers at {address}" + (f" ({said_by[1]})" if said_by else ""),
+                    hint="Is `podman system service` running there? Without that setting, Moonyard starts its own.",
+                ) from error
+            tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(tasks.cancel_scope.cancel)
+            yield cls(settings, owner_name, connection, Images(connection, tasks))
+
+    async def create_container(self, spec: ContainerSpec, progress: Progress) -> Container:
+        """Make and start a container, fetching its image first if it is missing.
+
+        Whatever happens, also when the caller is cancelled, no container is left that was not returned.
+
+        :param progress: takes lines about a pull.
+        :raises ImageNotFound: and its siblings in ``runner.engine.errors``, which say why there is no container.
+        """
+        resolved = self._map.resolve(spec.image)
+        await self._connection.ensure()
+        name = f"moonyard-{self._owner[:8]}-{secrets.token_hex(6)}"
+        try:
+            container = await self._create(spec, resolved, name)
+            if container is None:
+                await self._images.pull(spec.image, resolved, progress)
+                container = await self._create(spec, resolved, name)
+            if container is None:
+                # It was removed just after it was pulled.
+                raise _missing(spec, resolved)  # noqa: TRY301  # what is undone below concerns this too
+            async with self._connection.reaching(f"starting a container of `{spec.image}`"):
+                await start(container)
+                facts = await describe(container)
+            return Container(self._connection, container, spec, facts)
+        except BaseException as error:
+            await self._undo(name)
+            if isinstance(error, DockerError):
+                raise start_failure(spec, self._helper, error.message) from error
+            raise
+
+    async def remove_containers(self, owner: str) -> int:
+        """Remove all containers of an owner, and give how many there were.
+
+        :raises EngineError: when the engine does not do it.
+        """
+        await self._connection.ensure()
+        try:
+            async with self._connection.reaching(f"listing the containers of owner {owner}"):
+                found = await labelled(self._connection.docker, f"{OWNER_LABEL}={owner}")
+        except DockerError as error:
+            raise EngineError(
+                f"the containers of owner {owner} could not be listed: {first_line(error.message)}"
+            ) from error
+        limit = anyio.CapacityLimiter(REMOVALS_AT_ONCE)
+
+        async def remove_one(container: str) -> None:
+            async with limit:
+                await remove(self._connection, container)
+
+        with single_error():
+            async with anyio.create_task_group() as tasks:
+                for container in found:
+                    tasks.start_soon(remove_one, container)
+        return len(found)
+
+    async def _create(self, spec: ContainerSpec, resolved: str, name: str) -> DockerContainer | None:
+        """Make a container, or tell by None that its image is missing."""
+        # A cancel between the question and the answer would leave a container nobody knows of.
+        with anyio.CancelScope(shield=True):
+            try:
+                async with self._connection.reaching(f"making a container of `{spec.image}`"):
+                    return await self._connection.docker.containers.create(
+                        config(spec, resolved, self.settings, self._owner, self._helper), name=name
+                    )
+            except DockerError as error:
+                if error.status == HTTPStatus.NOT_FOUND and "image" in error.message.lower():
+                    return None
+                raise
+
+    async def _undo(self, name: str) -> None:
+        with (
+            anyio.CancelScope(shield=True),
+            anyio.move_on_after(CLEANUP_SECONDS),
+            suppress(EngineError),  # the owner's label leads the next start to it
+        ):
+            await self._connection.ensure()
+            await remove(self._connection, name)
+
+
+def _missing(spec: ContainerSpec, resolved: str) -> ContainerStartFailed:
+    return ContainerStartFailed(
+        f"container of image `{spec.image}` could not be made: image `{resolved}` was pulled, and is gone again"
+    )
+
+
+async def _find(settings: EngineSettings, owner: str, stack: AsyncExitStack) -> tuple[str, PrivateService | None]:
+    """Choose the engine: the one that was named, one that listens where Podman usually does, or a private one."""
+    chosen = sockets.chosen(settings.socket, os.environ)
+    if chosen is not None:
+        return chosen[0], None
+    for socket in sockets.usual():
+        if await sockets.is_alive(socket):
+            return f"unix://{socket}", None
+    podman = find_podman()
+    if podman is None:
+        tried = ", ".join(str(socket) for socket in sockets.usual())
+        raise EngineUnavailable(
+            f"there is no container engine: nothing listens at {tried}, and there is no `podman` in PATH to start",
+            hint="Install Podman (Debian: apt-get install podman netavark aardvark-dns iptables uidmap catatonit), "
+            "or name an engine's socket with the setting `engine_socket`.",
+        )
+    service = await stack.enter_async_context(PrivateService.open(podman, settings.state_folder, owner))
+    return f"unix://{service.socket}", service
+
+
+@asynccontextmanager
+async def _client(address: str) -> AsyncGenerator[Docker]:
+    # As many connections as there are commands: each holds one for as long as it runs.
+    if address.startswith("unix://"):
+        connector: aiohttp.BaseConnector = aiohttp.UnixConnector(address.removeprefix("unix://"), limit=0)
+        url = "unix://localhost"  # the connector knows the path; addresses of requests need a host
+    else:
+        connector = aiohttp.TCPConnector(limit=0)
+        url = address.replace("tcp://", "http://", 1)
+    docker = Docker(url=url, connector=connector, api_version=API_VERSION)
+    try:
+        yield docker
+    finally:
+        with anyio.CancelScope(shield=True):
+            await docker.close()
+            await connector.close()

@@ -1,0 +1,134 @@
+"""What goes wrong with containers.
+
+EngineError
+├── EngineUnavailable        no engine answers, or Podman cannot run containers on this machine
+├── EngineLost               the engine went away, or fell silent, in the middle
+├── ImageNotFound            the image is not there and the registry does not have it
+├── ImagePullFailed          the image could not be fetched
+├── ContainerStartFailed     the engine would not make or start the container
+├── NetworkUnavailable       the engine cannot give a container its network
+├── ContainerGone            the container stopped, or was removed by somebody else
+├── CommandNotFound          the container has no such program
+├── CommandNotExecutable     it has the file, but not as a program it can run
+├── CommandStartFailed       the engine could not start a command for another reason
+├── CommandTimeout           a command ran longer than it may, and was killed
+├── WorkingFolderNotFound    a command's folder does not exist
+└── UserNotFound             the container knows no such user
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import aiohttp
+import anyio
+from aiodocker.exceptions import DockerError
+
+from schema.errors import MoonyardError
+
+CONNECTION_FAILED: Final = 900
+"""The status that aiodocker gives to an error of its own: nobody answered."""
+
+
+class EngineError(MoonyardError):
+    """The container engine could not do what was asked."""
+
+    code = "engine_error"
+
+
+class EngineUnavailable(EngineError):
+    code = "engine_unavailable"
+
+
+class EngineLost(EngineError):
+    code = "engine_lost"
+
+
+class ImageNotFound(EngineError):
+    code = "image_not_found"
+
+
+class ImagePullFailed(EngineError):
+    code = "image_pull_failed"
+
+
+class ContainerStartFailed(EngineError):
+    code = "container_start_failed"
+
+
+class NetworkUnavailable(EngineError):
+    code = "network_unavailable"
+
+
+class ContainerGone(EngineError):
+    code = "container_gone"
+
+
+class CommandNotFound(EngineError):
+    code = "command_not_found"
+
+
+class CommandNotExecutable(EngineError):
+    code = "command_not_executable"
+
+
+class CommandStartFailed(EngineError):
+    code = "command_start_failed"
+
+
+class CommandTimeout(EngineError):
+    code = "command_timeout"
+
+
+class WorkingFolderNotFound(EngineError):
+    code = "cwd_not_found"
+
+
+class UserNotFound(EngineError):
+    code = "user_not_found"
+
+
+def first_line(message: str) -> str:
+    """Shorten what the engine said to one line without its ornaments."""
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    return lines[0].removeprefix("Error: ")[:500] if lines else "no reason given"
+
+
+@asynccontextmanager
+async def reaching(engine: str, doing: str, seconds: float) -> AsyncGenerator[None]:
+    """Hold calls to the engine to a deadline, and tell a lost connection as ``EngineLost``.
+
+    What the engine answers, a ``DockerError``, passes through: only the caller knows what it means.
+
+    :param engine: names the engine, with its address.
+    :param doing: what is lost when the engine is, such as "starting container abc".
+    :raises EngineLost: when the connection fails or the deadline passes.
+    """
+    try:
+        with anyio.fail_after(seconds):
+            yield
+    except TimeoutError as error:
+        raise EngineLost(
+            f"{engine} did not answer within {seconds:g} s while {doing}",
+            hint="`podman ps` shows whether Podman still answers on this machine.",
+        ) from error
+    except (aiohttp.ClientError, OSError) as error:
+        raise _lost(engine, doing, str(error) or type(error).__name__) from error
+    except DockerError as error:
+        if error.status != CONNECTION_FAILED:
+            raise
+        raise _lost(engine, doing, connection_reason(error.message)) from error
+
+
+def connection_reason(message: str) -> str:
+    """Take from aiodocker's message the innermost brackets, where the system's own words are."""
+    return message.replace("]", "").rpartition("[")[2].strip() or message
+
+
+def _lost(engine: str, doing: str, reason: str) -> EngineLost:
+    return EngineLost(
+        f"{engine} was lost while {doing} ({reason})",
+        hint="A private engine is started again for the next container; look at a shared one with `podman info`.",
+    )

@@ -1,0 +1,418 @@
+"""One command in a container, by the engine's own exec.
+
+    create the exec ── start it ── read stdout and stderr to the end ── ask for the exit code
+                          │ write stdin, end it
+                          └ timeout or cancel: kill all that it started, read to the end
+
+The engine joins both streams into one, message by message, and the reader takes the next message when the sink has
+taken the last: a slow sink slows the command, and nothing piles up. The stream ends when the command's first process
+has ended and what it wrote is read; what it left running does not hold the stream open.
+
+Podman tells that a command could not be started in place of the command's output, on its stderr, with an exit code of
+126 or 127 (seen with Podman 4.3, runc and crun). So a first message on stderr that has that form is held back until
+the end; only with such a code, and nothing else said, is it taken for what it looks like.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+import signal
+import time
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+import anyio
+import anyio.to_thread
+import msgspec
+from aiodocker.containers import DockerContainer
+from aiodocker.exceptions import DockerError
+from aiodocker.execs import Exec
+from aiodocker.stream import Stream
+
+from runner.engine import memory, processes
+from runner.engine.connection import Connection, describe
+from runner.engine.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    CommandStartFailed,
+    CommandTimeout,
+    ContainerGone,
+    EngineError,
+    EngineLost,
+    UserNotFound,
+    WorkingFolderNotFound,
+    first_line,
+)
+
+KILL_SECONDS: Final = 20.0
+"""For ending all that a command started."""
+STDIN_CHUNK_BYTES: Final = 64 * 1024
+NOT_EXECUTABLE: Final = 126
+NOT_FOUND: Final = 127
+SIGNAL_BASE: Final = 128
+START_FAILURE_CODES: Final = (125, NOT_EXECUTABLE, NOT_FOUND)
+HELD_BACK_BYTES_MAXIMUM: Final = 64 * 1024
+ENDED_POLL_SECONDS_MAXIMUM: Final = 0.5
+_START_FAILURE: Final = re.compile(rb"Error: .*(?:OCI |exec failed|unable to start container process)", re.DOTALL)
+
+_BROKEN_STDIN: Final = re.compile(rb"Error: (?:read|write) unixpacket @?->\S+/attach: [^\n]*\n?")
+"""What Podman adds to the output when a command ends without reading all of its stdin, or could not be started."""
+STDERR: Final = 2
+"""Its number in the engine's joined stream."""
+
+OutputStream = Literal["stdout", "stderr"]
+
+
+class OutputSink(Protocol):
+    """Takes a command's output as it comes."""
+
+    async def write(self, stream: OutputStream, data: bytes) -> None: ...
+
+
+class Command(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run."""
+
+    argv: list[str]
+    env: dict[str, str] = {}
+    cwd: str | None = None
+    """Relative to where the container's commands start."""
+    stdin: bytes = b""
+    """The command sees its end; without any it reads from /dev/null."""
+    user: str | None = None
+    timeout: float | None = None
+
+
+class CommandResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How a command ended."""
+
+    code: int
+    duration: float
+    signal: str | None = None
+    """Such as ``"SIGKILL"``, when the code is the one that means death by it (128 and its number).
+
+    A shell whose last command died so ends with the same code, and so may any program: the engine tells only the code.
+    """
+    oom: bool = False
+    """The command failed, and the kernel killed something in its container for want of memory meanwhile."""
+
+
+class Surroundings:
+    """What the commands of one container share."""
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        container: DockerContainer,
+        image: str,
+        environment: dict[str, str],
+        namespace: processes.Namespace | None,
+        kill_counter: Path | None,
+    ) -> None:
+        self.connection = connection
+        self.container = container
+        self.image = image
+        self.environment = environment
+        self.namespace = namespace
+        self.kill_counter = kill_counter
+        self.running: set[str] = set()
+        """The marks of the commands that run now."""
+
+
+class Execution:
+    """One run of one command."""
+
+    def __init__(self, surroundings: Surroundings, command: Command, output: OutputSink) -> None:
+        self._in = surroundings
+        self._connection = surroundings.connection
+        self._command = command
+        self._output = output
+        self._mark = secrets.token_hex(8)
+        self._held_back = b""
+        """What may be the engine's word that the command could not be started."""
+        self._has_output = False
+        self._started = 0.0
+        self._started_on_host = 0.0
+
+    async def run(self) -> CommandResult:
+        kills_before = memory.kills(self._in.kill_counter)
+        self._in.running.add(self._mark)
+        try:
+            started = await self._create()
+            self._started = anyio.current_time()
+            # One clock tick of slack: the kernel tells a process's start in hundredths of a second.
+            self._started_on_host = time.clock_gettime(time.CLOCK_BOOTTIME) - 0.02
+            await self._attend(started)
+            code = await self._exit_code_or_kill(started)
+        finally:
+            self._in.running.discard(self._mark)
+        if self._held_back:
+            if code in START_FAILURE_CODES and not self._has_output:
+                raise self._start_failure(self._held_back.decode("utf-8", errors="replace"), code)
+            await self._release()
+        return CommandResult(
+            code=code,
+            duration=anyio.current_time() - self._started,
+            signal=signal_name(code),
+            oom=code != 0 and memory.kills(self._in.kill_counter) > kills_before,
+        )
+
+    @property
+    def _doing(self) -> str:
+        return f"command `{self._command.argv[0]}` ran in container {self._in.container.id[:12]}"
+
+    async def _create(self) -> Exec:
+        command = self._command
+        try:
+            async with self._connection.reaching(f"starting `{command.argv[0]}`"):
+                return await self._in.container.exec(
+                    command.argv,
+                    stdin=bool(command.stdin),
+                    environment=command.env | {processes.MARK: self._mark},
+                    user=command.user or "",
+                    workdir=command.cwd,
+                )
+        except DockerError as error:
+            raise self._refusal(error) from error
+
+    async def _attend(self, started: Exec) -> None:
+        """Start the command and see it to its end, or kill it."""
+        stream = started.start(detach=False)
+        try:
+            # The start is never given up half-way: whether the command runs would then be unknown.
+            with anyio.CancelScope(shield=True):
+                try:
+                    async with self._connection.reaching(f"starting `{self._command.argv[0]}`"):
+                        await stream._init()  # noqa: SLF001  # reading would do it, and without telling when
+                except DockerError as error:
+                    raise self._refusal(error) from error
+            await anyio.lowlevel.checkpoint()
+            with anyio.move_on_after(math.inf if self._command.timeout is None else self._command.timeout) as scope:
+                async with self._connection.reaching(self._doing, math.inf):
+                    await self._exchange(stream)
+            if scope.cancelled_caught:
+                await self._kill(stream, self._output)
+                raise self._timeout()  # noqa: TRY301  # all that ends a command early passes by the same place
+        except BaseException as error:
+            if not isinstance(error, CommandTimeout):
+                with anyio.CancelScope(shield=True), suppress(EngineError):
+                    await self._kill(stream, _Discarding())
+            raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await _close(stream)
+
+    async def _exchange(self, stream: Stream) -> None:
+        if not self._command.stdin:
+            await self._read(stream, self._output)
+            return
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._feed, stream)
+            await self._read(stream, self._output)
+            tasks.cancel_scope.cancel()
+
+    async def _feed(self, stream: Stream) -> None:
+        data = memoryview(self._command.stdin)
+        # A command may end, or close its stdin, before it has read all.
+        with suppress(ConnectionError, RuntimeError):
+            for start in range(0, len(data), STDIN_CHUNK_BYTES):
+                await stream.write_in(bytes(data[start : start + STDIN_CHUNK_BYTES]))
+            # aiodocker ends stdin only together with stdout.
+            response: Any = stream._resp  # noqa: SLF001
+            response.connection.transport.write_eof()
+
+    async def _read(self, stream: Stream, output: OutputSink) -> None:
+        while (message := await stream.read_out()) is not None:
+            if message.stream == STDERR and _BROKEN_STDIN.fullmatch(message.data):
+                continue
+            if message.stream == STDERR and self._may_be_start_failure(message.data):
+                self._held_back += message.data
+                continue
+            if self._held_back:
+                await self._release()
+            self._has_output = True
+            await output.write("stderr" if message.stream == STDERR else "stdout", message.data)
+
+    def _may_be_start_failure(self, data: bytes) -> bool:
+        if self._has_output or len(self._held_back) + len(data) > HELD_BACK_BYTES_MAXIMUM:
+            return False
+        return bool(_START_FAILURE.match(data))
+
+    async def _release(self) -> None:
+        data, self._held_back, self._has_output = self._held_back, b"", True
+        await self._output.write("stderr", data)
+
+    async def _exit_code_or_kill(self, started: Exec) -> int:
+        try:
+            return await self._exit_code(started)
+        except BaseException:
+            # The stream's end was not the command's: it closed its output, or the engine was lost.
+            with anyio.CancelScope(shield=True):
+                await self._kill_once()
+            raise
+
+    async def _exit_code(self, started: Exec) -> int:
+        """Ask how it ended. The engine may learn of the end a moment after the stream's."""
+        pause = 0.002
+        while True:
+            try:
+                async with self._connection.reaching(self._doing):
+                    facts = await started.inspect()
+            except DockerError as error:
+                raise self._refusal(error) from error
+            if not facts["Running"]:
+                return int(facts["ExitCode"])
+            if not await self._container_runs():
+                raise self._gone("it stopped while the command ran")
+            await anyio.sleep(pause)
+            pause = min(pause * 2, ENDED_POLL_SECONDS_MAXIMUM)
+
+    async def _container_runs(self) -> bool:
+        try:
+            async with self._connection.reaching(self._doing):
+                facts = await describe(self._in.container)
+        except DockerError as error:
+            raise self._refusal(error) from error
+        return bool(facts["State"]["Running"])
+
+    async def _kill(self, stream: Stream, output: OutputSink) -> None:
+        """Kill all that the command started, and hand on what it had said.
+
+        The first process may only be about to start: the stream's end says that it started and is gone.
+        """
+        with anyio.CancelScope(shield=True), anyio.move_on_after(KILL_SECONDS) as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._kill_until_cancelled)
+                with suppress(Exception):  # the command is being ended: nothing that its stream says matters more
+                    await self._read(stream, output)
+                tasks.cancel_scope.cancel()
+            # What it left in the background holds no stream open.
+            await self._kill_once()
+        if scope.cancelled_caught:
+            with anyio.CancelScope(shield=True):
+                await self._kill_container()
+
+    async def _kill_until_cancelled(self) -> None:
+        while True:
+            await self._kill_once()
+            await anyio.sleep(0.02)
+
+    async def _kill_once(self) -> None:
+        namespace = self._in.namespace
+        if namespace is None:
+            await self._kill_container()
+            return
+        alone = self._in.running <= {self._mark}
+        await anyio.to_thread.run_sync(
+            lambda: namespace.kill(self._mark, self._started_on_host, alone=alone), abandon_on_cancel=False
+        )
+
+    async def _kill_container(self) -> None:
+        """Kill the whole container: the last resort, and the only one where its processes are on another machine."""
+        with suppress(DockerError, EngineLost):
+            async with self._connection.reaching("killing a container", 10.0):
+                await self._in.container.kill(signal="KILL")
+
+    def _timeout(self) -> CommandTimeout:
+        return CommandTimeout(
+            f"command `{' '.join(self._command.argv)[:200]}` ran longer than its timeout of "
+            f"{self._command.timeout:g} s and was killed (in container {self._in.image})",
+            hint="Raise `timeout`, or find out what it waits for: its output so far is in the log.",
+        )
+
+    def _refusal(self, error: DockerError) -> EngineError:
+        """Tell what the engine answered before the command ran."""
+        text = error.message.lower()
+        if "unable to find user" in text or "no matching entries in passwd" in text or "unable to find group" in text:
+            return self._unknown_user(error.message)
+        if error.status == HTTPStatus.NOT_FOUND:
+            return self._gone("it was removed")
+        if "container state improper" in text or "is not running" in text or error.status == HTTPStatus.CONFLICT:
+            return self._gone("it is not running any more")
+        return self._start_failure(error.message, NOT_FOUND)
+
+    def _start_failure(self, message: str, code: int) -> EngineError:
+        """Tell why the runtime could not start the command."""
+        name = self._command.argv[0]
+        reason = first_line(message)
+        text = message.lower()
+        where = f"in container {self._in.image}"
+        if "chdir to cwd" in text or "cwd" in text or ("chdir" in text and "/" in text):
+            return WorkingFolderNotFound(
+                f"command `{name}` could not be started {where}: "
+                f"its folder `{self._command.cwd}` {_what_is_wrong(text)}",
+                hint="`cwd` is relative to the workspace (/workspace); create the folder first.",
+            )
+        if "unable to find user" in text or "no matching entries in passwd" in text:
+            return self._unknown_user(message)
+        if "permission denied" in text or "exec format error" in text or code == NOT_EXECUTABLE:
+            why = "is not a program for this machine" if "exec format error" in text else "cannot be executed"
+            return CommandNotExecutable(
+                f"command `{name}` {where} {why}: {_cause(reason)}",
+                hint="It has to be a file with the executable bit (chmod +x); a script has to name its interpreter.",
+            )
+        if "not found" in text or "no such file" in text:
+            return self._not_found(name, where)
+        return CommandStartFailed(f"command `{name}` could not be started {where}: {reason}")
+
+    def _not_found(self, name: str, where: str) -> CommandNotFound:
+        path = (self._command.env.get("PATH") or self._in.environment.get("PATH")) or ""
+        if "/" in name:
+            return CommandNotFound(
+                f"command `{name}` not found {where}: there is no such file, or the interpreter it names is missing",
+                hint="A path is taken as seen from inside the container, where the workspace is /workspace.",
+            )
+        return CommandNotFound(
+            f"command `{name}` not found {where} (looked in PATH: {path or 'empty'})",
+            hint="Choose an image that has it, or install it in an earlier command of the same container.",
+        )
+
+    def _unknown_user(self, message: str) -> UserNotFound:
+        user = self._command.user or "its default one"
+        return UserNotFound(
+            f"user `{user}` does not exist in container {self._in.image}: {first_line(message)}",
+            hint="Name a user of the image, or give a number such as 1000 or 1000:1000.",
+        )
+
+    def _gone(self, why: str) -> ContainerGone:
+        return ContainerGone(
+            f"container {self._in.container.id[:12]} of image `{self._in.image}` is gone: {why}",
+            hint="Its first process may have been killed for want of memory, or somebody removed it by hand.",
+        )
+
+
+class _Discarding:
+    async def write(self, stream: OutputStream, data: bytes) -> None:
+        del stream, data
+
+
+def signal_name(code: int) -> str | None:
+    """Name the signal that an exit code stands for, if it does for one."""
+    try:
+        return signal.Signals(code - SIGNAL_BASE).name if code > SIGNAL_BASE else None
+    except ValueError:
+        return None
+
+
+def _what_is_wrong(text: str) -> str:
+    if "not a directory" in text:
+        return "is not a folder"
+    if "permission denied" in text:
+        return "may not be entered by its user"
+    return "does not exist"
+
+
+def _cause(reason: str) -> str:
+    """Leave out the runtime's own layers: the last part but Podman's own says why."""
+    parts = [part.strip() for part in reason.split(": ")]
+    parts = [part for part in parts if not part.startswith("OCI ")]
+    return parts[-1] if parts else reason
+
+
+async def _close(stream: Stream) -> None:
+    with suppress(ConnectionError, RuntimeError, AssertionError):
+        await stream.close()

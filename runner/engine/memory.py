@@ -1,0 +1,44 @@
+"""Whether the kernel killed something of a container for want of memory.
+
+The engine tells of it only when the container's first process was the one killed. The kernel's own count is in the
+container's cgroup: ``memory.oom_control`` in version 1, ``memory.events`` in version 2; a hybrid host keeps the first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+CGROUPS: Final = Path("/sys/fs/cgroup")
+
+
+def kill_counter(pid: int) -> Path | None:
+    """Find the file that counts the kills in the cgroup of a process, if this machine has one."""
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            return _existing(CGROUPS / "memory" / path.lstrip("/") / "memory.oom_control")
+    for line in lines:
+        if line.startswith("0::"):
+            return _existing(CGROUPS / line.removeprefix("0::").lstrip("/") / "memory.events")
+    return None
+
+
+def kills(counter: Path | None) -> int:
+    """Read how many processes were killed so far; 0 where it cannot be known."""
+    if counter is None:
+        return 0
+    try:
+        text = counter.read_text(encoding="utf-8")
+    except OSError:
+        return 0  # the container is gone
+    counts = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+    return int(counts.get("oom_kill", "0"))
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.exists() else None

@@ -1,0 +1,110 @@
+"""What tests of the engine share: a container, a sink, and images made for one test."""
+
+from __future__ import annotations
+
+import io
+import secrets
+import subprocess
+import tarfile
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+from typing import Literal, Protocol
+
+import msgspec
+import pytest
+
+from runner.engine import helper
+from runner.engine.container import Container, ContainerSpec
+from runner.engine.engine import Engine
+from runner.engine.exec import Command, CommandResult
+
+ALPINE = "docker.io/library/alpine:latest"
+
+
+class Output:
+    """Keeps what a command says."""
+
+    def __init__(self) -> None:
+        self.stdout = b""
+        self.stderr = b""
+
+    async def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        if stream == "stdout":
+            self.stdout += data
+        else:
+            self.stderr += data
+
+
+class Ran(msgspec.Struct, frozen=True, kw_only=True):
+    result: CommandResult
+    stdout: bytes
+    stderr: bytes
+
+
+class Said:
+    """Keeps lines of progress."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    async def __call__(self, text: str) -> None:
+        self.lines.append(text)
+
+
+async def run(container: Container, *argv: str, **options: object) -> Ran:
+    """Run a command and keep its output."""
+    output = Output()
+    command = msgspec.structs.replace(Command(argv=list(argv)), **options)
+    result = await container.run(command, output)
+    return Ran(result=result, stdout=output.stdout, stderr=output.stderr)
+
+
+@pytest.fixture
+def spec(workspace: Path) -> ContainerSpec:
+    """The default container of some job."""
+    return ContainerSpec(image=ALPINE, job="a-job", attempt=1, workspace=workspace, network="none")
+
+
+@pytest.fixture
+async def container(engine: Engine, spec: ContainerSpec) -> AsyncGenerator[Container]:
+    made = await engine.create_container(spec, Said())
+    yield made
+    await made.remove()
+
+
+class ImageMaker(Protocol):
+    def __call__(self, files: dict[str, Path], *changes: str) -> str: ...
+
+
+@pytest.fixture
+def make_image() -> Generator[ImageMaker]:
+    """Make images of a few files, for one test."""
+    made: list[str] = []
+
+    def make(files: dict[str, Path], *changes: str) -> str:
+        name = f"localhost/moonyard-test/{secrets.token_hex(6)}:latest"
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            for target, source in files.items():
+                entry = tarfile.TarInfo(target)
+                data = source.read_bytes()
+                entry.size, entry.mode = len(data), 0o755
+                tar.addfile(entry, io.BytesIO(data))
+        options = [word for change in changes for word in ("--change", change)]
+        subprocess.run(
+            ["podman", "import", "--quiet", *options, "-", name], input=packed.getvalue(), capture_output=True, check=True
+        )
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        subprocess.run(["podman", "rmi", name], capture_output=True, check=True)
+
+
+@pytest.fixture(scope="session")
+def static_program() -> Path:
+    """A program that runs in an empty image."""
+    found = helper.find()
+    assert found is not None, "`make test` installs catatonit"
+    return found
