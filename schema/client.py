@@ -6,6 +6,7 @@ answered is kept until it fails. Every request has a deadline; what fails tells 
 
 from __future__ import annotations
 
+import io
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ REQUEST_SECONDS: Final = 30.0
 STREAM_IDLE_SECONDS: Final = 45.0
 """Streams send something, an empty line at least, every 10 s: one that says nothing for this long is dead."""
 _ANSWER_BYTES_MAXIMUM: Final = 64 * 1024 * 1024
+_WHOLE_BYTES_MAXIMUM: Final = 256 * 1024
 
 
 class OrchestratorUnreachable(MoonyardError):
@@ -127,7 +129,7 @@ class Client:
             try:
                 with anyio.fail_after(seconds):
                     async with self._session.request(
-                        method, address + path, params=query, data=data, headers=headers
+                        method, address + path, params=query, data=_body(data), headers=headers
                     ) as response:
                         if response.status >= 400:
                             raise await _refusal(response, address)
@@ -196,6 +198,11 @@ def reason(error: BaseException) -> str:
             return error.strerror.lower()
         case _:
             return str(error) or type(error).__name__
+
+
+def _body(data: Any) -> Any:
+    """Let large bytes be sent in pieces: aiohttp would write them in one go, and says so in a warning."""
+    return io.BytesIO(data) if isinstance(data, bytes) and len(data) > _WHOLE_BYTES_MAXIMUM else data
 
 
 def _never_sent(error: Exception, method: str) -> bool:

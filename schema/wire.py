@@ -226,6 +226,8 @@ class Claimed(Answer, frozen=True, kw_only=True):
 class Holding(Message, frozen=True, kw_only=True):
     job: str
     attempt: int
+    cancelling: bool = False
+    """The runner has heard that this one is to be cancelled, and need not be told again."""
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
@@ -233,6 +235,9 @@ class Heartbeat(Message, frozen=True, kw_only=True):
 
     holding: list[Holding]
     draining: bool = False
+    wait: float = 0.0
+    """The leases are renewed at once; the answer may wait up to so many seconds for something that the runner has to
+    hear, so that a cancel reaches it without delay."""
 
 
 class HeartbeatAnswer(Answer, frozen=True, kw_only=True):

@@ -1,0 +1,53 @@
+"""What a replica does on its own, now and then: finds leases that ran out, and sweeps up what was forgotten.
+
+Every replica does all of it; each duty is one that two may do at the same moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import anyio
+
+from orchestrator import leases
+from orchestrator.parts import Parts
+from orchestrator.sql import artifacts as artifacts_sql
+from schema.database import DatabaseUnavailable
+
+log: Final = logging.getLogger(__name__)
+
+LEASES_SECONDS: Final = 1.0
+TOKENS_SECONDS: Final = 10.0
+SWEEP_SECONDS: Final = 600.0
+UPLOAD_AGE_MAXIMUM: Final = 2 * 3600.0
+UNNAMED_AGE_MAXIMUM: Final = 24 * 3600.0
+
+
+async def run(parts: Parts) -> None:
+    """Do all duties until cancelled."""
+
+    async def expire() -> None:
+        maximum = parts.settings.losses_maximum
+        await leases.lose_expired(parts.database, parts.notifications, losses_maximum=maximum)
+
+    async def sweep() -> None:
+        await parts.database.rows(artifacts_sql.BLOBS_SWEEP_NASCENT, UPLOAD_AGE_MAXIMUM)
+        await parts.database.rows(artifacts_sql.BLOBS_SWEEP_UNNAMED, UNNAMED_AGE_MAXIMUM)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_repeat, "looking for leases that ran out", LEASES_SECONDS, expire)
+        tasks.start_soon(_repeat, "noting the use of tokens", TOKENS_SECONDS, parts.authentication.note_uses)
+        tasks.start_soon(_repeat, "sweeping artifacts", SWEEP_SECONDS, sweep)
+
+
+async def _repeat(what: str, seconds: float, duty: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        # Spread out, so that replicas started together do not do it together.
+        await anyio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311
+        try:
+            await duty()
+        except DatabaseUnavailable as error:
+            log.warning("%s failed: %s", what, error.message)

@@ -1,0 +1,182 @@
+"""Wakes who waits: inside this replica directly, in the others by NOTIFY.
+
+A notification only wakes; what is true is read from the database, and whoever waits looks there from time to time
+without being woken. So a notification that is lost costs a moment and nothing else.
+
+NOTIFY takes a lock on the whole Postgres instance at commit, so it never stands in the transactions that do the work:
+one sender a replica gathers what there is to tell and sends it in one statement, at most 20 times a second. A payload
+is ``<replica>:<id>,<id>,...``; a replica passes over its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections import defaultdict
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Final, Generic, TypeVar
+from uuid import UUID
+
+import anyio
+
+from orchestrator.database import Database
+from orchestrator.sql import notifications as sql
+from schema.database import DatabaseUnavailable
+
+log: Final = logging.getLogger(__name__)
+
+SEND_PAUSE_SECONDS: Final = 0.05
+CHECK_SECONDS: Final = 5.0
+RECONNECT_SECONDS: Final = 1.0
+PAYLOAD_IDS_MAXIMUM: Final = 200
+"""Postgres takes payloads of less than 8,000 bytes; an id has 36 and a comma."""
+QUEUE_CHANNEL: Final = "moonyard_queue"
+JOBS_CHANNEL: Final = "moonyard_jobs"
+RUNNERS_CHANNEL: Final = "moonyard_runners"
+
+Key = TypeVar("Key")
+
+
+class Listener:
+    """Waits for rings. One that comes between two waits is not missed."""
+
+    def __init__(self) -> None:
+        self._rung = anyio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait for a ring, for at most ``seconds``; say whether there was one."""
+        with anyio.move_on_after(seconds):
+            await self._rung.wait()
+        was_rung = self._rung.is_set()
+        if was_rung:
+            self._rung = anyio.Event()
+        return was_rung
+
+
+class Bells(Generic[Key]):
+    """One bell for each key that somebody listens for."""
+
+    def __init__(self) -> None:
+        self._listeners: defaultdict[Key, set[Listener]] = defaultdict(set)
+
+    @contextmanager
+    def listen(self, key: Key) -> Generator[Listener]:
+        listener = Listener()
+        self._listeners[key].add(listener)
+        try:
+            yield listener
+        finally:
+            self._listeners[key].discard(listener)
+            if not self._listeners[key]:
+                del self._listeners[key]
+
+    def ring(self, key: Key) -> None:
+        for listener in self._listeners.get(key, ()):
+            listener.ring()
+
+    def ring_all(self) -> None:
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.ring()
+
+
+class Notifications:
+    """What replicas tell each other. ``send_for_ever`` and ``listen_for_ever`` have to run."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._replica = secrets.token_hex(8)
+        self.queue: Bells[None] = Bells()
+        """Rings when jobs were queued."""
+        self.jobs: Bells[UUID] = Bells()
+        """Rings when events of a job were stored."""
+        self.runners: Bells[UUID] = Bells()
+        """Rings when a runner has something to hear."""
+        self._queue_due = False
+        self._jobs_due: set[UUID] = set()
+        self._runners_due: set[UUID] = set()
+        self._due = anyio.Event()
+
+    def queued(self) -> None:
+        """Tell that jobs were queued, after their commit."""
+        self.queue.ring(None)
+        self._queue_due = True
+        self._due.set()
+
+    def job_told(self, job: UUID) -> None:
+        """Tell that events of a job were stored, after their commit."""
+        self.jobs.ring(job)
+        self._jobs_due.add(job)
+        self._due.set()
+
+    def runner_called(self, runner: UUID) -> None:
+        """Tell that a runner has something to hear, after its commit."""
+        self.runners.ring(runner)
+        self._runners_due.add(runner)
+        self._due.set()
+
+    async def send_for_ever(self) -> None:
+        while True:
+            await self._due.wait()
+            self._due = anyio.Event()
+            channels, payloads = self._gathered()
+            try:
+                await self._database.rows(sql.NOTIFY, channels, payloads)
+            except DatabaseUnavailable as error:
+                # What was lost is found by those who look from time to time.
+                log.warning("notifying other replicas failed: %s", error.message)
+            await anyio.sleep(SEND_PAUSE_SECONDS)
+
+    async def listen_for_ever(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except DatabaseUnavailable as error:
+                log.warning("listening for other replicas failed: %s; next try in %.0f s", error.message, 1)
+            await anyio.sleep(RECONNECT_SECONDS)
+
+    async def _listen(self) -> None:
+        async with self._database.listener() as connection:
+            for channel in (QUEUE_CHANNEL, JOBS_CHANNEL, RUNNERS_CHANNEL):
+                await connection.add_listener(channel, self._heard)
+            # Whatever was said while nobody listened is looked for now.
+            for bells in (self.queue, self.jobs, self.runners):
+                bells.ring_all()
+            closed = anyio.Event()
+            connection.add_termination_listener(lambda _connection: closed.set())
+            while not closed.is_set():
+                with anyio.move_on_after(CHECK_SECONDS):
+                    await closed.wait()
+                    return
+                # A connection that is half open says nothing for ever: ask it.
+                await connection.execute(sql.CHECK)
+
+    def _heard(self, _connection: object, _process: int, channel: str, payload: object) -> None:
+        replica, _, ids = str(payload).partition(":")
+        if replica == self._replica:
+            return
+        if channel == QUEUE_CHANNEL:
+            self.queue.ring(None)
+            return
+        bells = self.jobs if channel == JOBS_CHANNEL else self.runners
+        for text in ids.split(","):
+            try:
+                bells.ring(UUID(text))
+            except ValueError:
+                log.warning("channel %s said `%s`, which names nothing", channel, text[:40])
+
+    def _gathered(self) -> tuple[list[str], list[str]]:
+        told: list[tuple[str, str]] = [(QUEUE_CHANNEL, "")] if self._queue_due else []
+        for channel, due in ((JOBS_CHANNEL, self._jobs_due), (RUNNERS_CHANNEL, self._runners_due)):
+            ids = [str(key) for key in due]
+            told += [
+                (channel, ",".join(ids[start : start + PAYLOAD_IDS_MAXIMUM]))
+                for start in range(0, len(ids), PAYLOAD_IDS_MAXIMUM)
+            ]
+            due.clear()
+        self._queue_due = False
+        return [channel for channel, _ in told], [f"{self._replica}:{ids}" for _, ids in told]

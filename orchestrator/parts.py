@@ -1,0 +1,51 @@
+"""What a replica consists of, for those who answer its requests."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import anyio
+import msgspec
+from litestar.connection import ASGIConnection
+
+from orchestrator.authentication import Authentication, Identity
+from orchestrator.checking import Checker
+from orchestrator.database import Database
+from orchestrator.dispatcher import Dispatcher
+from orchestrator.notifications import Notifications
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.versions import Versions
+
+STATE_NAME: Final = "parts"
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    settings: OrchestratorSettings
+    database: Database
+    notifications: Notifications
+    authentication: Authentication
+    versions: Versions
+    dispatcher: Dispatcher
+    checker: Checker
+    draining: anyio.Event
+    """The replica was told to stop: whoever waits here stops waiting."""
+
+    def drain(self) -> None:
+        """Let all that wait go, and let nobody wait any more."""
+        self.draining.set()
+        self.dispatcher.drain()
+        self.notifications.jobs.ring_all()
+        self.notifications.runners.ring_all()
+
+
+def of(connection: ASGIConnection[Any, Any, Any, Any]) -> Parts:
+    """Find the parts of the replica that got a request."""
+    parts: Parts = connection.app.state[STATE_NAME]
+    return parts
+
+
+def identity(connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:
+    """Give who sent a request, as the guard found out."""
+    found = connection.scope["auth"]
+    assert isinstance(found, Identity), "the guard lets nobody through without"
+    return found

@@ -1,0 +1,92 @@
+"""Stores pipelines and their versions, and finds them."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from typing import Final
+
+import msgspec
+
+from orchestrator.database import Database, Row
+from orchestrator.problems import NotFound
+from orchestrator.sql import pipelines as sql
+from orchestrator.versions import decode_definition
+from schema import times
+from schema.definition import PipelineDefinition
+from schema.ids import uuid7
+from schema.wire import PipelineVersion
+
+SHA256_LENGTH: Final = 64
+
+
+async def store(database: Database, filename: str, source: str, definition: PipelineDefinition) -> PipelineVersion:
+    """Make a checked file the newest version of its pipeline."""
+    sha256 = hashlib.sha256(source.encode()).hexdigest()
+    text = msgspec.json.encode(definition).decode()
+    async with database.transaction() as connection:
+        pipeline = await connection.fetchrow(sql.PIPELINE_LOCK, uuid7(), definition.name)
+        assert pipeline is not None, "the statement gives the row, whether it was there or not"
+        await connection.execute(sql.VERSION_STORE, uuid7(), pipeline["id"], sha256, filename, source, text)
+        version = await connection.fetchrow(sql.VERSION_POINT, pipeline["id"], sha256)
+        assert version is not None, "the version was stored, now or before"
+    return PipelineVersion(
+        name=definition.name,
+        version=sha256,
+        filename=version["filename"],
+        created_at=times.rfc3339(version["created_at"]),
+        definition=definition,
+        unchanged=version["id"] == pipeline["version_id"],
+    )
+
+
+async def listed(database: Database) -> list[PipelineVersion]:
+    return [_version(row) for row in await database.rows(sql.PIPELINES_LIST)]
+
+
+async def shown(database: Database, name: str, version: str | None = None) -> PipelineVersion:
+    """Give a version of a pipeline with its source, by default the newest."""
+    row = await find(database, name, version)
+    return msgspec.structs.replace(_version(row), source=row["source"])
+
+
+async def find(database: Database, name: str, version: str | None) -> Row:
+    """Find a version of a pipeline, by default the newest.
+
+    :raises NotFound: with the names that are near, where there is no such pipeline.
+    """
+    if version is None:
+        row = await database.row(sql.PIPELINE_GET, _searchable(name))
+    else:
+        row = await database.row(sql.VERSION_OF_PIPELINE, _searchable(name), _searchable(version))
+    if row is not None:
+        return row
+    names = [known["name"] for known in await database.rows(sql.PIPELINE_NAMES)]
+    if name in names:
+        raise NotFound(
+            f"pipeline `{name}` has no version `{version}`",
+            code="version_unknown",
+            hint=f"A version is named by all {SHA256_LENGTH} hex digits of its source's SHA-256.",
+        )
+    near = difflib.get_close_matches(name, names, n=3)
+    hint = (
+        f"Did you mean {' or '.join(f'`{known}`' for known in near)}?"
+        if near
+        else "`moonyard pipeline list` lists those that there are; `moonyard pipeline push FILE` brings one."
+    )
+    raise NotFound(f"there is no pipeline `{name[:100]}`", code="pipeline_unknown", hint=hint)
+
+
+def _searchable(text: str) -> str:
+    # Postgres takes no NUL; nothing stored has one, so the text without it is found just as little.
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+
+def _version(row: Row) -> PipelineVersion:
+    return PipelineVersion(
+        name=row["name"],
+        version=row["sha256"],
+        filename=row["filename"],
+        created_at=times.rfc3339(row["created_at"]),
+        definition=decode_definition(row["definition"]),
+    )

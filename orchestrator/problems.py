@@ -1,0 +1,170 @@
+"""Errors as answers: every one is a problem document (RFC 9457) with a stable ``code``.
+
+What the orchestrator refuses is a ``Refusal`` with its HTTP status; what the framework refuses, and what breaks, is
+turned into the same shape here, in one place.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from http import HTTPStatus
+from typing import Any, Final
+
+import asyncpg
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, SerializationException, ValidationException
+
+from schema.database import DatabaseUnavailable
+from schema.definition import InputsInvalid, PipelineInvalid
+from schema.errors import MoonyardError
+from schema.wire import PROBLEM_MEDIA_TYPE, ProblemDocument
+
+log: Final = logging.getLogger(__name__)
+
+_FRAMEWORK_CODES: Final = {
+    400: "request_invalid",
+    404: "route_unknown",
+    405: "method_not_allowed",
+    413: "body_too_large",
+    415: "media_type_unsupported",
+}
+
+
+class Refusal(MoonyardError):
+    """What the orchestrator does not do, told to who asked for it."""
+
+    code = "request_refused"
+    status = 400
+
+
+class RequestInvalid(Refusal):
+    """A request that says something it cannot mean."""
+
+    code = "request_invalid"
+    status = 422
+
+
+class Unauthenticated(Refusal):
+    """No token, or one that is not valid."""
+
+    code = "token_invalid"
+    status = 401
+
+
+class Forbidden(Refusal):
+    """A valid token, of a kind that may not do this."""
+
+    code = "token_kind_wrong"
+    status = 403
+
+
+class NotFound(Refusal):
+    """What was named does not exist."""
+
+    code = "not_found"
+    status = 404
+
+
+class Conflict(Refusal):
+    """What was asked for does not fit what is there."""
+
+    code = "conflict"
+    status = 409
+
+
+class TooLarge(Refusal):
+    """A body over its limit."""
+
+    code = "body_too_large"
+    status = 413
+
+
+def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Turn whatever ended a request into its answer."""
+    problem, headers = _problem(request, error)
+    return Response(
+        msgspec.json.encode(problem), status_code=problem.status, media_type=PROBLEM_MEDIA_TYPE, headers=headers
+    )
+
+
+def _problem(request: Request[Any, Any, Any], error: Exception) -> tuple[ProblemDocument, dict[str, str]]:
+    path = request.url.path
+    match error:
+        case PipelineInvalid():
+            return _of(error, 422, path, error.problems), {}
+        case InputsInvalid():
+            return _of(error, 422, path), {}
+        case Unauthenticated():
+            return _of(error, error.status, path), {"WWW-Authenticate": 'Bearer realm="moonyard"'}
+        case Refusal():
+            return _of(error, error.status, path), {}
+        case DatabaseUnavailable():
+            log.warning("%s %s: %s", request.method, path, error.message)
+            return _of(error, 503, path), {"Retry-After": "1"}
+        case MoonyardError():
+            log.error("%s %s: %s", request.method, path, error.message, exc_info=error)
+            return _of(error, 500, path), {}
+        case HTTPException():
+            return _of_framework(request, error, path), dict(error.headers or {})
+        case asyncpg.CharacterNotInRepertoireError() | asyncpg.UntranslatableCharacterError():
+            invalid = RequestInvalid("the request holds a text with a NUL character, which Postgres cannot store")
+            return _of(invalid, invalid.status, path), {}
+        case _:
+            log.error("%s %s met a defect", request.method, path, exc_info=error)
+            defect = MoonyardError(
+                f"the orchestrator has a defect: {type(error).__name__}", hint="Its log has the details."
+            )
+            return _of(defect, 500, path), {}
+
+
+def _of(error: MoonyardError, status: int, path: str, problems: list[Any] | None = None) -> ProblemDocument:
+    return ProblemDocument(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=error.message,
+        code=error.code,
+        instance=path,
+        hint=error.hint,
+        cause=error.cause,
+        problems=problems,
+    )
+
+
+def _of_framework(request: Request[Any, Any, Any], error: HTTPException, path: str) -> ProblemDocument:
+    status = error.status_code
+    code = _FRAMEWORK_CODES.get(status, "request_refused" if status < 500 else "internal_error")
+    hint = None
+    match error:
+        case ValidationException():
+            detail = _what_is_invalid(error)
+        case _ if isinstance(error.__cause__, SerializationException):
+            code, detail = "body_invalid", f"the body is no JSON: {error.detail}"
+        case _ if status == 404:
+            detail, hint = f"there is no route {path}", "GET /v1/openapi.json lists all routes."
+        case _ if status == 405:
+            allowed = (error.headers or {}).get("allow", "").removesuffix(", OPTIONS")
+            detail = f"{path} does not take {request.method}" + (f", only {allowed}" if allowed else "")
+        case _ if status == 413:
+            detail = "the body is larger than this route takes"
+        case _:
+            detail = error.detail
+    return ProblemDocument(
+        title=HTTPStatus(status).phrase, status=status, detail=detail, code=code, instance=path, hint=hint
+    )
+
+
+def _what_is_invalid(error: ValidationException) -> str:
+    problems: list[Any] = error.extra if isinstance(error.extra, list) else []
+    told = [_told(problem) for problem in problems if isinstance(problem, dict)]  # pyright: ignore[reportUnknownArgumentType]
+    return f"the request is invalid: {'; '.join(told)}" if told else error.detail
+
+
+def _told(problem: dict[str, Any]) -> str:
+    key, message = str(problem.get("key", "")), str(problem.get("message", ""))
+    if key == "data":
+        # The framework says 'data' for a body that is missing altogether.
+        message = "a JSON object is expected as body" if message == "'data'" else message
+        return re.sub(r"^Object", "the body", message)
+    return f"`{key}`: {message}"

@@ -1,0 +1,198 @@
+"""Routes for runners: register, claim, heartbeat, events, artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import anyio
+from litestar import Request, post, put
+from litestar.exceptions import HTTPException
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, JSONBody, QueryParameter
+
+from orchestrator import artifacts, events, jobs, leases, parts, tokens
+from orchestrator.access import REGISTRATION, RUNNER
+from orchestrator.parts import Parts
+from orchestrator.problems import RequestInvalid
+from orchestrator.sql import tokens as tokens_sql
+from schema.wire import (
+    BATCH_BYTES_MAXIMUM,
+    Answer,
+    Artifact,
+    ArtifactSave,
+    Claim,
+    Claimed,
+    EventsAccepted,
+    Heartbeat,
+    HeartbeatAnswer,
+    RunnerRegister,
+    RunnerRegistered,
+)
+
+AnyRequest = Request[Any, Any, Any]
+SeqQuery = Annotated[int, QueryParameter(ge=1, le=2**53)]
+WAIT_SECONDS_MAXIMUM: Final = 60.0
+WAIT_SECONDS_MINIMUM: Final = 0.1
+"""A claim that does not want to wait is still looked for once."""
+SLOTS_MAXIMUM: Final = 1000
+HOLDING_MAXIMUM: Final = 10_000
+
+
+class BlobStored(Answer, frozen=True, kw_only=True):
+    sha256: str
+
+
+@post("/v1/runners/register", opt=REGISTRATION, tags=["runners"], status_code=201)
+async def register(request: AnyRequest, data: JSONBody[RunnerRegister]) -> RunnerRegistered:
+    """Register a runner with a registration token; the answer holds the runner's own."""
+    registered = await tokens.register(parts.of(request).database, parts.identity(request), data.name)
+    parts.of(request).authentication.forget()  # the last use may be spent
+    return registered
+
+
+@post("/v1/runner/claim", opt=RUNNER, tags=["runner"], status_code=200)
+async def claim(request: AnyRequest, data: JSONBody[Claim]) -> Claimed:
+    """Wait for jobs: answered with the first that there are, or with none when the wait is over."""
+    here, runner = parts.of(request), _runner(request)
+    if not (0 < data.slots <= SLOTS_MAXIMUM and 0 < data.capacity <= SLOTS_MAXIMUM):
+        raise RequestInvalid(f"`slots` and `capacity` have to be from 1 to {SLOTS_MAXIMUM}")
+    if not 0 <= data.wait <= WAIT_SECONDS_MAXIMUM:
+        raise RequestInvalid(f"`wait` has to be from 0 to {WAIT_SECONDS_MAXIMUM:.0f} seconds")
+    tokens.check_name("version", data.version)
+    await here.database.rows(tokens_sql.RUNNER_SEEN, runner, data.capacity, data.version)
+    waiting = here.dispatcher.enter(runner, data.slots)
+    has_left = False
+
+    async def leave_with_client(scope: anyio.CancelScope) -> None:
+        nonlocal has_left
+        await _disconnected(request)
+        has_left = True
+        scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(leave_with_client, tasks.cancel_scope)
+        with anyio.move_on_after(max(data.wait, WAIT_SECONDS_MINIMUM)):
+            await waiting.done.wait()
+        tasks.cancel_scope.cancel()
+    assignments = await here.dispatcher.leave(waiting)
+    if has_left:
+        # Nobody reads the answer: others need not wait until the lease runs out.
+        for assignment in assignments:
+            await leases.give_back(here.database, here.notifications, UUID(assignment.job), assignment.attempt)
+    return Claimed(assignments=assignments)
+
+
+@post("/v1/runner/heartbeat", opt=RUNNER, tags=["runner"], status_code=200)
+async def heartbeat(request: AnyRequest, data: JSONBody[Heartbeat]) -> HeartbeatAnswer:
+    """Renew the leases of all that the runner holds, and wait for something that it has to hear."""
+    here, runner = parts.of(request), _runner(request)
+    if len(data.holding) > HOLDING_MAXIMUM:
+        raise RequestInvalid(f"a runner holds at most {HOLDING_MAXIMUM} jobs")
+    if not 0 <= data.wait <= WAIT_SECONDS_MAXIMUM:
+        raise RequestInvalid(f"`wait` has to be from 0 to {WAIT_SECONDS_MAXIMUM:.0f} seconds")
+    with here.notifications.runners.listen(runner) as bell:
+        answer = await _renewed(here, runner, data)
+        if data.wait and not answer.cancel and not answer.gone and not here.draining.is_set():
+            was_rung = False
+
+            async def leave_with_client(scope: anyio.CancelScope) -> None:
+                await _disconnected(request)
+                scope.cancel()
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(leave_with_client, tasks.cancel_scope)
+                was_rung = await bell.wait(data.wait)
+                tasks.cancel_scope.cancel()
+            if was_rung and not here.draining.is_set():
+                answer = await _renewed(here, runner, data)
+    return answer
+
+
+@post(
+    "/v1/runner/jobs/{job:str}/{attempt:int}/events",
+    opt=RUNNER,
+    tags=["runner"],
+    status_code=200,
+    request_max_body_size=BATCH_BYTES_MAXIMUM,
+)
+async def events_add(
+    request: AnyRequest,
+    job: FromPath[str],
+    attempt: FromPath[int],
+    first_seq: Annotated[int, QueryParameter(ge=1, le=2**53)],
+) -> EventsAccepted:
+    """Store a batch of events, as JSON lines from `first_seq` on; what is stored already is passed over."""
+    here, runner = parts.of(request), _runner(request)
+    job_id = _job(job)
+    _check_attempt(job, attempt)
+    batch = events.parse(await request.body(), job=job_id, attempt=attempt, first_seq=first_seq)
+    next_seq = await events.store(here.database, here.notifications, runner, job_id, attempt, batch)
+    return EventsAccepted(next_seq=next_seq)
+
+
+@put("/v1/runner/blobs/{sha256:str}", opt=RUNNER, tags=["runner"], status_code=200, request_max_body_size=None)
+async def blob_put(request: AnyRequest, sha256: FromPath[str]) -> BlobStored:
+    """Upload a content under its SHA-256."""
+    checked = artifacts.check_sha256(sha256)
+    await artifacts.upload(parts.of(request).database, checked, _body(request))
+    return BlobStored(sha256=checked)
+
+
+@post("/v1/runner/jobs/{job:str}/{attempt:int}/artifacts", opt=RUNNER, tags=["runner"], status_code=200)
+async def artifact_save(
+    request: AnyRequest, job: FromPath[str], attempt: FromPath[int], data: JSONBody[ArtifactSave]
+) -> Artifact:
+    """Name an uploaded content as an artifact of the job."""
+    job_id = _job(job)
+    _check_attempt(job, attempt)
+    return await artifacts.save(parts.of(request).database, _runner(request), job_id, attempt, data)
+
+
+async def _renewed(here: Parts, runner: UUID, data: Heartbeat) -> HeartbeatAnswer:
+    held = [(_job(holding.job), holding.attempt) for holding in data.holding]
+    cancelling = {holding.job for holding in data.holding if holding.cancelling}
+    lease_seconds = here.settings.lease_seconds
+    renewed = await leases.renew(here.database, runner, held, lease_seconds=lease_seconds, draining=data.draining)
+    return HeartbeatAnswer(
+        lease_seconds=lease_seconds,
+        cancel=[str(lease.job) for lease in renewed if lease.cancel and str(lease.job) not in cancelling],
+        gone=[str(lease.job) for lease in renewed if lease.gone],
+    )
+
+
+def _runner(request: AnyRequest) -> UUID:
+    runner = parts.identity(request).runner
+    assert runner is not None, "a runner's token has its runner: a constraint says so"
+    return runner
+
+
+def _job(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise jobs.unknown(text) from None
+
+
+def _check_attempt(job: str, attempt: int) -> None:
+    if not 0 < attempt < 2**31:
+        raise events.unknown_attempt(job, attempt)
+
+
+async def _body(request: AnyRequest) -> AsyncIterator[bytes]:
+    try:
+        async for piece in request.stream():
+            yield piece
+    except HTTPException as error:
+        # The framework calls it a server's error when a client goes away in the middle.
+        raise RequestInvalid("the body ended before it was whole", code="body_torn") from error
+
+
+async def _disconnected(request: AnyRequest) -> None:
+    """Wait until the client of a request whose body was read is gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+HANDLERS: Final[list[HTTPRouteHandler]] = [register, claim, heartbeat, events_add, blob_put, artifact_save]

@@ -1,0 +1,238 @@
+"""Routes for users: pipelines, jobs, artifacts, tokens, the list of runners, health."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+from uuid import UUID
+
+from litestar import Request, delete, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
+from litestar.response import Stream
+
+from orchestrator import artifacts, following, jobs, parts, pipelines, tokens
+from orchestrator.access import ADMIN, PUBLIC
+from orchestrator.problems import NotFound, RequestInvalid, TooLarge
+from orchestrator.sql import health as health_sql
+from orchestrator.sql import tokens as tokens_sql
+from schema import times
+from schema.states import JobState
+from schema.wire import (
+    EVENTS_MEDIA_TYPE,
+    SOURCE_BYTES_MAXIMUM,
+    ArtifactList,
+    Health,
+    Job,
+    JobList,
+    JobSubmit,
+    PipelineList,
+    PipelinePush,
+    PipelineVersion,
+    Runner,
+    RunnerList,
+    Token,
+    TokenCreate,
+    TokenList,
+)
+
+AnyRequest = Request[Any, Any, Any]
+VersionQuery = Annotated[str | None, QueryParameter(name="version")]
+PUSH_BYTES_MAXIMUM: Final = 6 * SOURCE_BYTES_MAXIMUM + 64 * 1024
+"""A character may take six in JSON."""
+FILENAME_LENGTH_MAXIMUM: Final = 255
+
+
+@get("/v1/health", opt=PUBLIC, tags=["health"])
+async def health(request: AnyRequest) -> Health:
+    """Say whether this replica can work."""
+    here = parts.of(request)
+    version = await here.database.value(health_sql.SCHEMA_VERSION)
+    return Health(
+        status="draining" if here.draining.is_set() else "ok",
+        version=importlib.metadata.version("moonyard"),
+        schema_version=version or "none",
+    )
+
+
+@post("/v1/pipelines", opt=ADMIN, tags=["pipelines"], status_code=200, request_max_body_size=PUSH_BYTES_MAXIMUM)
+async def pipeline_push(request: AnyRequest, data: JSONBody[PipelinePush]) -> PipelineVersion:
+    """Check a pipeline file and make it its pipeline's newest version."""
+    here = parts.of(request)
+    size = len(data.source.encode())
+    if size > SOURCE_BYTES_MAXIMUM:
+        raise TooLarge(f"a pipeline file has at most {SOURCE_BYTES_MAXIMUM} bytes, and this one has {size}")
+    filename = data.filename
+    if not 0 < len(filename) <= FILENAME_LENGTH_MAXIMUM or "/" in filename or not filename.isprintable():
+        raise RequestInvalid(f"`filename` is {filename[:60]!r}: expected a file's name without folders")
+    if "\0" in data.source:
+        raise RequestInvalid(
+            f"pipeline file `{filename}` holds a NUL character: it is not Lua", code="pipeline_invalid"
+        )
+    definition = await here.checker.check(filename, data.source)
+    return await pipelines.store(here.database, filename, data.source, definition)
+
+
+@get("/v1/pipelines", opt=ADMIN, tags=["pipelines"])
+async def pipeline_list(request: AnyRequest) -> PipelineList:
+    """List pipelines with their newest versions."""
+    return PipelineList(pipelines=await pipelines.listed(parts.of(request).database))
+
+
+@get("/v1/pipelines/{name:str}", opt=ADMIN, tags=["pipelines"])
+async def pipeline_show(
+    request: AnyRequest, name: FromPath[str], pipeline_version: VersionQuery = None
+) -> PipelineVersion:
+    """Show a version of a pipeline with its source, by default the newest."""
+    return await pipelines.shown(parts.of(request).database, name, pipeline_version)
+
+
+@post("/v1/jobs", opt=ADMIN, tags=["jobs"], status_code=201)
+async def job_submit(request: AnyRequest, data: JSONBody[JobSubmit]) -> Job:
+    """Queue a job."""
+    here = parts.of(request)
+    return await jobs.submit(here.database, here.notifications, data)
+
+
+@get("/v1/jobs", opt=ADMIN, tags=["jobs"])
+async def job_list(
+    request: AnyRequest,
+    job_state: Annotated[JobState | None, QueryParameter(name="state")] = None,
+    pipeline: FromQuery[str | None] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=1000)] = 20,
+    before: Annotated[int | None, QueryParameter(ge=1)] = None,
+) -> JobList:
+    """List jobs, the newest first; `before` of an answer asks for the next page."""
+    return await jobs.listed(
+        parts.of(request).database,
+        state=job_state,
+        pipeline=None if pipeline is None else pipeline.replace("\0", ""),
+        limit=limit,
+        before=before,
+    )
+
+
+@get("/v1/jobs/{job:str}", opt=ADMIN, tags=["jobs"])
+async def job_show(request: AnyRequest, job: FromPath[str]) -> Job:
+    """Show a job with its stages, by number or id."""
+    database = parts.of(request).database
+    return await jobs.get(database, await jobs.resolve(database, job))
+
+
+@post("/v1/jobs/{job:str}/cancel", opt=ADMIN, tags=["jobs"], status_code=200)
+async def job_cancel(request: AnyRequest, job: FromPath[str]) -> Job:
+    """Cancel a job: at once while it is queued; while it runs, its runner stops it."""
+    here = parts.of(request)
+    return await jobs.cancel(here.database, here.notifications, await jobs.resolve(here.database, job))
+
+
+@get("/v1/jobs/{job:str}/events", opt=ADMIN, tags=["jobs"], media_type=EVENTS_MEDIA_TYPE)
+async def job_events(
+    request: AnyRequest, job: FromPath[str], follow: FromQuery[bool] = False, after: FromQuery[str | None] = None
+) -> Stream:
+    """Give the job's events as JSON lines; with `follow`, go on until the last one. `after` is ATTEMPT.SEQ."""
+    here = parts.of(request)
+    found = await jobs.resolve(here.database, job)
+    position = following.Position.after(after)
+    await jobs.get(here.database, found)
+    lines = (
+        following.follow(here.database, here.notifications, here.draining, found, position)
+        if follow
+        else following.read(here.database, found, position)
+    )
+    return Stream(lines, media_type=EVENTS_MEDIA_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+
+@get("/v1/jobs/{job:str}/artifacts", opt=ADMIN, tags=["artifacts"])
+async def artifact_list(request: AnyRequest, job: FromPath[str]) -> ArtifactList:
+    """List what a job kept."""
+    database = parts.of(request).database
+    found = await jobs.resolve(database, job)
+    await jobs.get(database, found)
+    return ArtifactList(artifacts=await artifacts.listed(database, found))
+
+
+@get("/v1/jobs/{job:str}/artifacts/{name:path}", opt=ADMIN, tags=["artifacts"], media_type="application/octet-stream")
+async def artifact_get(request: AnyRequest, job: FromPath[str], name: FromPath[Path]) -> Stream:
+    """Download an artifact; its SHA-256 is the ETag."""
+    database = parts.of(request).database
+    found = await jobs.resolve(database, job)
+    await jobs.get(database, found)
+    row = await artifacts.find(database, found, name.as_posix().removeprefix("/"))
+    return Stream(
+        artifacts.content(database, row["id"], row["size_bytes"]),
+        media_type=row["content_type"],
+        headers={
+            "ETag": f'"{row["sha256"]}"',
+            "Content-Length": str(row["size_bytes"]),
+            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name.name)}",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+@post("/v1/tokens", opt=ADMIN, tags=["tokens"], status_code=201)
+async def token_create(request: AnyRequest, data: JSONBody[TokenCreate]) -> Token:
+    """Create a token; the answer is the only place where it ever stands."""
+    return await tokens.create(parts.of(request).database, data)
+
+
+@get("/v1/tokens", opt=ADMIN, tags=["tokens"])
+async def token_list(request: AnyRequest) -> TokenList:
+    """List tokens, without the tokens themselves."""
+    return TokenList(tokens=await tokens.listed(parts.of(request).database))
+
+
+@delete("/v1/tokens/{token:str}", opt=ADMIN, tags=["tokens"], status_code=200)
+async def token_revoke(request: AnyRequest, token: FromPath[str]) -> Token:
+    """Revoke a token."""
+    here = parts.of(request)
+    try:
+        found = UUID(token)
+    except ValueError:
+        raise NotFound(f"there is no token `{token[:60]}`", code="token_unknown") from None
+    revoked = await tokens.revoke(here.database, found)
+    here.authentication.forget()
+    return revoked
+
+
+@get("/v1/runners", opt=ADMIN, tags=["runners"])
+async def runner_list(request: AnyRequest) -> RunnerList:
+    """List runners."""
+    rows = await parts.of(request).database.rows(tokens_sql.RUNNERS_LIST)
+    return RunnerList(
+        runners=[
+            Runner(
+                id=str(row["id"]),
+                name=row["name"],
+                state=row["state"],
+                registered_at=times.rfc3339(row["registered_at"]),
+                seen_at=tokens.moment(row["seen_at"]),
+                version=row["version"],
+                capacity=row["capacity"],
+                running=row["running"],
+            )
+            for row in rows
+        ]
+    )
+
+
+HANDLERS: Final[list[HTTPRouteHandler]] = [
+    health,
+    pipeline_push,
+    pipeline_list,
+    pipeline_show,
+    job_submit,
+    job_list,
+    job_show,
+    job_cancel,
+    job_events,
+    artifact_list,
+    artifact_get,
+    token_create,
+    token_list,
+    token_revoke,
+    runner_list,
+]

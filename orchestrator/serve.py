@@ -1,0 +1,171 @@
+"""Runs one replica: from a look at the database's schema version to the last answer after SIGTERM.
+
+To stop: no new connections, whoever waits (claims, followers, heartbeats) is let go at once, requests under way are
+finished, and only then the loops behind them end and the connections to Postgres are closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Final
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import uvicorn
+
+from orchestrator import app, maintenance
+from orchestrator.authentication import Authentication
+from orchestrator.checking import Checker
+from orchestrator.database import Database
+from orchestrator.dispatcher import Dispatcher
+from orchestrator.notifications import Notifications
+from orchestrator.parts import Parts
+from orchestrator.settings import OrchestratorSettings
+from orchestrator.versions import Versions
+from schema import database as schema_database
+from schema.errors import MoonyardError
+
+log: Final = logging.getLogger(__name__)
+
+BACKLOG: Final = 2048
+KEEP_ALIVE_SECONDS: Final = 75
+
+
+class AddressUnusable(MoonyardError):
+    """The address to listen on cannot be had."""
+
+    code = "address_unusable"
+
+
+class Server(uvicorn.Server):
+    """uvicorn without signal handlers of its own: what a signal means is decided here."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+async def serve(settings: OrchestratorSettings, *, started: Callable[[str], None]) -> None:
+    """Run a replica until SIGTERM or SIGINT, and let it drain; a second signal ends it at once.
+
+    :param started: is called with the replica's address once it listens.
+    :raises MoonyardError: when the database cannot be reached or has another schema version, or the address is taken.
+    """
+    stop = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(_stop_on_signal, stop)
+        await run(settings, stop=stop, started=started)
+        tasks.cancel_scope.cancel()
+
+
+async def run(
+    settings: OrchestratorSettings,
+    *,
+    stop: anyio.Event,
+    started: Callable[[str], None],
+    with_parts: Callable[[Parts], None] = lambda _parts: None,
+) -> None:
+    """Run a replica until ``stop`` is set.
+
+    :param with_parts: is called with the replica's parts before it listens.
+    """
+    current, head = await anyio.to_thread.run_sync(schema_database.check, settings.database_url)
+    if current != head:
+        raise schema_database.schema_version_wrong(current, head)
+    with _listening_socket(settings.host, settings.port) as listening:
+        async with (
+            Checker.open() as checker,
+            Database.open(settings.database_url, connections_maximum=settings.connections_maximum) as database,
+            _parts(settings, database, checker) as parts,
+        ):
+            with_parts(parts)
+            server = Server(_config(parts, settings))
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_drain_when, stop, parts, server)
+                tasks.start_soon(_say_when_started, server, listening, started)
+                await server.serve(sockets=[listening])
+                tasks.cancel_scope.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _parts(settings: OrchestratorSettings, database: Database, checker: Checker) -> AsyncGenerator[Parts]:
+    notifications = Notifications(database)
+    versions = Versions(database)
+    parts = Parts(
+        settings=settings,
+        database=database,
+        notifications=notifications,
+        authentication=Authentication(database),
+        versions=versions,
+        dispatcher=Dispatcher(database, versions, notifications, lease_seconds=settings.lease_seconds),
+        checker=checker,
+        draining=anyio.Event(),
+    )
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(notifications.listen_for_ever, name="listen")
+        tasks.start_soon(notifications.send_for_ever, name="notify")
+        tasks.start_soon(parts.dispatcher.run, name="dispatch")
+        tasks.start_soon(maintenance.run, parts, name="maintain")
+        yield parts
+        tasks.cancel_scope.cancel()
+
+
+def _config(parts: Parts, settings: OrchestratorSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app.create(parts),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+
+
+def _listening_socket(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        raise AddressUnusable(
+            f"the orchestrator cannot listen on {host}:{port} ({(error.strerror or str(error)).lower()})",
+            hint="Is another one running there? `--port` and `--host` choose another address.",
+        ) from error
+    return listening
+
+
+async def _say_when_started(server: Server, listening: socket.socket, started: Callable[[str], None]) -> None:
+    host, port = listening.getsockname()[:2]
+    while not server.started:  # noqa: ASYNC110  # uvicorn says it by a flag alone
+        await anyio.sleep(0.005)
+    started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+
+
+async def _drain_when(stop: anyio.Event, parts: Parts, server: Server) -> None:
+    await stop.wait()
+    log.info("draining: no new requests are taken")
+    parts.drain()
+    server.should_exit = True
+
+
+async def _stop_on_signal(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            if stop.is_set():
+                raise MoonyardError(f"stopped by a second {number.name}, with requests under way", code="stopped")
+            stop.set()

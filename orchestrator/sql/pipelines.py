@@ -1,0 +1,54 @@
+"""Statements about pipelines and their versions."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# The update that changes nothing locks the row: two pushes of one pipeline come one after the other.
+PIPELINE_LOCK: Final = """
+INSERT INTO moonyard.pipelines (id, name) VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET name = excluded.name
+RETURNING id, version_id
+"""
+
+VERSION_STORE: Final = """
+INSERT INTO moonyard.pipeline_versions (id, pipeline_id, sha256, filename, source, definition)
+VALUES ($1, $2, $3, $4, $5, $6::json)
+ON CONFLICT (pipeline_id, sha256) DO NOTHING
+"""
+
+VERSION_POINT: Final = """
+UPDATE moonyard.pipelines AS pipeline SET version_id = version.id
+FROM moonyard.pipeline_versions AS version
+WHERE pipeline.id = $1 AND version.pipeline_id = $1 AND version.sha256 = $2
+RETURNING version.id, version.filename, version.created_at
+"""
+
+PIPELINES_LIST: Final = """
+SELECT pipeline.name, version.sha256, version.filename, version.created_at, version.definition
+FROM moonyard.pipelines AS pipeline JOIN moonyard.pipeline_versions AS version ON version.id = pipeline.version_id
+ORDER BY pipeline.name
+LIMIT 1000
+"""
+
+PIPELINE_GET: Final = """
+SELECT pipeline.id AS pipeline_id, version.id AS version_id, pipeline.name, version.sha256, version.filename,
+    version.created_at, version.definition, version.source
+FROM moonyard.pipelines AS pipeline JOIN moonyard.pipeline_versions AS version ON version.id = pipeline.version_id
+WHERE pipeline.name = $1
+"""
+
+VERSION_OF_PIPELINE: Final = """
+SELECT pipeline.id AS pipeline_id, version.id AS version_id, pipeline.name, version.sha256, version.filename,
+    version.created_at, version.definition, version.source
+FROM moonyard.pipelines AS pipeline JOIN moonyard.pipeline_versions AS version ON version.pipeline_id = pipeline.id
+WHERE pipeline.name = $1 AND version.sha256 = $2
+"""
+
+VERSION_GET: Final = """
+SELECT pipeline.name, version.sha256, version.filename, version.source, version.definition
+FROM moonyard.pipeline_versions AS version JOIN moonyard.pipelines AS pipeline ON pipeline.id = version.pipeline_id
+WHERE version.id = $1
+"""
+
+PIPELINE_NAMES: Final = "SELECT name FROM moonyard.pipelines ORDER BY name LIMIT 1000"

@@ -1,0 +1,63 @@
+"""Statements about tokens and the runners that register with them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+FIND: Final = """
+SELECT id, kind, runner_id FROM moonyard.tokens
+WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+    AND (uses_left IS NULL OR uses_left > 0)
+"""
+
+CREATE: Final = """
+INSERT INTO moonyard.tokens (id, kind, name, hash, runner_id, uses_left, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7))
+RETURNING id, kind, name, created_at, expires_at, revoked_at, last_used_at, uses_left
+"""
+
+LIST: Final = """
+SELECT id, kind, name, created_at, expires_at, revoked_at, last_used_at, uses_left
+FROM moonyard.tokens ORDER BY created_at DESC, id DESC LIMIT 1000
+"""
+
+REVOKE: Final = """
+UPDATE moonyard.tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1
+RETURNING id, kind, name, created_at, expires_at, revoked_at, last_used_at, uses_left
+"""
+
+# The update decides who gets the last use: the row's lock puts two who want it in order, and the second finds none.
+USE: Final = """
+UPDATE moonyard.tokens SET uses_left = uses_left - 1, last_used_at = now()
+WHERE id = $1 AND kind = 'registration' AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
+    AND (uses_left IS NULL OR uses_left > 0)
+RETURNING id
+"""
+
+# In the order of ids, as everything that locks several rows: two replicas that meet here wait instead of dying.
+TOUCH: Final = """
+WITH touched AS MATERIALIZED (
+    SELECT id FROM moonyard.tokens WHERE id = ANY ($1::uuid[]) ORDER BY id FOR UPDATE
+)
+UPDATE moonyard.tokens AS token SET last_used_at = now() FROM touched WHERE token.id = touched.id
+"""
+
+RUNNER_CREATE: Final = "INSERT INTO moonyard.runners (id, name) VALUES ($1, $2)"
+
+RUNNERS_LIST: Final = """
+SELECT
+    runner.id, runner.name, runner.registered_at, runner.seen_at, runner.version, runner.capacity,
+    CASE
+        WHEN runner.seen_at IS NULL OR runner.seen_at < now() - interval '30 seconds' THEN 'offline'
+        WHEN runner.draining THEN 'draining'
+        ELSE 'online'
+    END AS state,
+    (SELECT count(*) FROM moonyard.attempts WHERE runner_id = runner.id AND state = 'running') AS running
+FROM moonyard.runners AS runner
+ORDER BY runner.name, runner.id
+LIMIT 1000
+"""
+
+RUNNER_SEEN: Final = """
+UPDATE moonyard.runners SET seen_at = now(), draining = false, capacity = $2, version = $3 WHERE id = $1
+"""

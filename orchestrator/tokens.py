@@ -1,0 +1,116 @@
+"""Creates, lists and revokes tokens, and registers runners with them."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+import anyio.to_thread
+
+from orchestrator.authentication import Identity, hashed, new_secret
+from orchestrator.database import Database, Row
+from orchestrator.problems import NotFound, RequestInvalid, Unauthenticated
+from orchestrator.sql import tokens as sql
+from schema import database as schema_database
+from schema import times
+from schema.ids import uuid7
+from schema.wire import RunnerRegistered, Token, TokenCreate
+
+EXPIRES_IN_MAXIMUM: Final = 10 * 366 * 86400.0
+NAME_LENGTH_MAXIMUM: Final = 200
+
+
+async def create(database: Database, message: TokenCreate) -> Token:
+    """Create a token: the answer holds it, and nothing else ever will.
+
+    :raises RequestInvalid: when what is asked for makes no sense.
+    """
+    check_name("token", message.name)
+    expires_in = message.expires_in
+    if expires_in is not None and not (math.isfinite(expires_in) and 0 < expires_in <= EXPIRES_IN_MAXIMUM):
+        raise RequestInvalid(f"`expires_in` is {expires_in}: expected seconds from now, more than 0, at most ten years")
+    if message.uses is not None and (message.kind != "registration" or not 0 < message.uses <= 1_000_000):
+        raise RequestInvalid(f"`uses` is {message.uses}: only registration tokens have uses, from 1 to 1,000,000")
+    secret = new_secret(message.kind)
+    row = await database.row(
+        sql.CREATE, uuid7(), message.kind, message.name, hashed(secret), None, message.uses, expires_in
+    )
+    assert row is not None, "an insert gives its row"
+    return _token(row, secret)
+
+
+async def create_on_database(url: str, message: TokenCreate) -> Token:
+    """Create a token on a database itself, without an orchestrator: so the first admin token comes to be.
+
+    :raises MoonyardError: when the database cannot be reached or has another schema version.
+    """
+    current, head = await anyio.to_thread.run_sync(schema_database.check, url)
+    if current != head:
+        raise schema_database.schema_version_wrong(current, head)
+    async with Database.open(url, connections_maximum=1) as database:
+        return await create(database, message)
+
+
+async def listed(database: Database) -> list[Token]:
+    return [_token(row) for row in await database.rows(sql.LIST)]
+
+
+async def revoke(database: Database, token: UUID) -> Token:
+    """Refuse a token from now on.
+
+    :raises NotFound: when there is none of that id.
+    """
+    row = await database.row(sql.REVOKE, token)
+    if row is None:
+        raise NotFound(f"there is no token {token}", code="token_unknown", hint="`moonyard token list` lists them.")
+    return _token(row)
+
+
+async def register(database: Database, identity: Identity, name: str) -> RunnerRegistered:
+    """Use a registration token once: make a runner, and the runner's own token.
+
+    :raises Unauthenticated: when somebody else had the last use.
+    """
+    check_name("runner", name)
+    runner = uuid7()
+    secret = new_secret("runner")
+    async with database.transaction() as connection:
+        if await connection.fetchrow(sql.USE, identity.token) is None:
+            raise Unauthenticated(
+                "the registration token is used up, revoked or has expired",
+                hint="`moonyard token create --kind registration --name NAME` makes a new one.",
+            )
+        await connection.execute(sql.RUNNER_CREATE, runner, name)
+        await connection.execute(sql.CREATE, uuid7(), "runner", name, hashed(secret), runner, None, None)
+    return RunnerRegistered(id=str(runner), name=name, token=secret)
+
+
+def check_name(what: str, name: str) -> None:
+    """Refuse a name that cannot be shown on a line.
+
+    :raises RequestInvalid: saying what a name is.
+    """
+    if not 0 < len(name) <= NAME_LENGTH_MAXIMUM or not name.isprintable() or name.isspace():
+        raise RequestInvalid(
+            f"{name[:40]!r} cannot be the name of a {what}: a name has 1 to {NAME_LENGTH_MAXIMUM} printable characters"
+        )
+
+
+def _token(row: Row, secret: str | None = None) -> Token:
+    return Token(
+        id=str(row["id"]),
+        kind=row["kind"],
+        name=row["name"],
+        created_at=times.rfc3339(row["created_at"]),
+        expires_at=moment(row["expires_at"]),
+        revoked_at=moment(row["revoked_at"]),
+        last_used_at=moment(row["last_used_at"]),
+        uses_left=row["uses_left"],
+        secret=secret,
+    )
+
+
+def moment(value: datetime | None) -> str | None:
+    return None if value is None else times.rfc3339(value)

@@ -1,0 +1,18 @@
+"""${message}"""
+
+from __future__ import annotations
+
+from schema.migrations.statements import execute
+
+revision = ${repr(up_revision)}
+down_revision = ${repr(down_revision)}
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    execute("${up_revision}_up.sql")
+
+
+def downgrade() -> None:
+    execute("${up_revision}_down.sql")

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import subprocess
+import threading
+from collections.abc import Generator
+
+import psycopg
+import pytest
+from alembic.script import ScriptDirectory
+
+from schema import database
+from tests.postgres import Cluster, program
+
+
+@pytest.fixture
+def empty_database(postgres_cluster: Cluster) -> Generator[str]:
+    url = postgres_cluster.create()
+    yield url
+    postgres_cluster.drop(url)
+
+
+def dump(url: str) -> str:
+    """Give the schema as pg_dump writes it. (The key is random in each dump, unless it is given.)"""
+    argv = [program("pg_dump"), "--schema-only", "--restrict-key=test", url]
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_there_is_one_newest_migration():
+    assert len(ScriptDirectory.from_config(database.configuration()).get_heads()) == 1
+
+
+def test_up_down_and_up_again_gives_the_same_schema(empty_database: str):
+    database.upgrade(empty_database)
+    first = dump(empty_database)
+    database.downgrade(empty_database, "base")
+    assert database.check(empty_database)[0] is None
+    with psycopg.connect(empty_database) as connection:
+        left = connection.execute(
+            "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE n.nspname IN ('moonyard', 'inspect') AND c.relkind IN ('r', 'v', 'S')"
+        ).fetchall()
+    assert left == [("moonyard", "schema_version")]
+    database.upgrade(empty_database)
+    assert dump(empty_database) == first
+
+
+def test_upgrading_twice_changes_nothing(empty_database: str):
+    database.upgrade(empty_database)
+    database.upgrade(empty_database)
+    current, head = database.check(empty_database)
+    assert current == head
+
+
+def test_upgrades_at_the_same_time_wait_for_each_other(empty_database: str):
+    failures: list[BaseException] = []
+
+    def upgrade() -> None:
+        try:
+            database.upgrade(empty_database)
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the test shows it
+            failures.append(error)
+
+    threads = [threading.Thread(target=upgrade) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+    current, head = database.check(empty_database)
+    assert current == head
+
+
+def test_everything_that_people_read_has_a_comment(database_url: str):
+    with psycopg.connect(database_url) as connection:
+        silent = connection.execute(
+            """
+            SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+            WHERE n.nspname = 'inspect' AND c.relkind = 'v' AND obj_description(c.oid) IS NULL
+            UNION ALL
+            SELECT p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+            WHERE n.nspname IN ('inspect', 'moonyard') AND obj_description(p.oid) IS NULL
+            """
+        ).fetchall()
+    assert silent == []
+
+
+def test_a_database_that_is_not_there_is_named_with_the_reason_and_without_the_password(unused_port: int):
+    with pytest.raises(database.DatabaseUnavailable) as raised:
+        database.check(f"postgresql://user:hush@127.0.0.1:{unused_port}/moonyard")
+    message = raised.value.message
+    assert f"127.0.0.1:{unused_port}" in message
+    assert "`moonyard`" in message
+    assert "refused" in message.lower()
+    assert "hush" not in message
+    assert raised.value.hint is not None
+
+
+def test_what_is_no_url_of_a_postgres_is_refused_without_repeating_it():
+    with pytest.raises(database.DatabaseUrlInvalid) as raised:
+        database.check("mysql://user:hush@127.0.0.1/moonyard")
+    assert "hush" not in str(raised.value.info)
+
+
+def test_a_wrong_schema_version_says_what_to_run():
+    behind = database.schema_version_wrong(None, "0001")
+    assert behind.hint is not None
+    assert "moonyard db upgrade" in behind.hint
+    ahead = database.schema_version_wrong("0002", "0001")
+    assert "newer" in ahead.message
+
+
+def test_a_url_becomes_the_environment_of_psql():
+    environment = database.libpq_environment("postgresql://me:hush@db.example:6000/yard?sslmode=require")
+    assert environment == {
+        "PGHOST": "db.example",
+        "PGPORT": "6000",
+        "PGDATABASE": "yard",
+        "PGUSER": "me",
+        "PGPASSWORD": "hush",
+        "PGSSLMODE": "require",
+    }
