@@ -18,7 +18,6 @@ from typing import Final
 import anyio
 import anyio.abc
 import msgspec
-from sandbox.parent import WarmParent
 
 from runner import owner as owners
 from runner.delivery import AttemptGone, OrchestratorArtifacts, OrchestratorSink
@@ -26,6 +25,7 @@ from runner.engine.engine import Engine
 from runner.engine.settings import EngineSettings
 from runner.event_stream import EventStream
 from runner.job import Job, JobOrder
+from sandbox.parent import WarmParent
 from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
 from schema.errors import MoonyardError, single_error
 from schema.wire import Assignment, Claim, Claimed, Heartbeat, HeartbeatAnswer, Holding
@@ -180,8 +180,8 @@ class Agent:
                 async with anyio.create_task_group() as delivery:
                     delivery.start_soon(stream.deliver_all)
                     final = await running.job.run()
+                    log.info("job %s attempt %d %s", running.job.id, running.attempt, final.state)
                     stream.finish()
-                log.info("job %s attempt %d %s", running.job.id, running.attempt, final.state)
         except AttemptGone as gone:
             log.warning("job %s attempt %d was stopped: %s", running.job.id, running.attempt, gone.message)
         except MoonyardError as error:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import BinaryIO, Final
+from io import BufferedReader
+from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -87,7 +88,7 @@ class OrchestratorArtifacts:
         self._client = client
         self._path = f"/v1/runner/jobs/{job}/{attempt}/artifacts"
 
-    async def save(self, file: BinaryIO, name: str, content_type: str) -> SavedArtifact:
+    async def save(self, file: BufferedReader, name: str, content_type: str) -> SavedArtifact:
         """Upload and name a file.
 
         :raises MoonyardError: when it changed while it was read, or the name is taken.
@@ -107,11 +108,11 @@ class OrchestratorArtifacts:
         return SavedArtifact(sha256=sha256, size_bytes=size)
 
 
-def _hash(file: BinaryIO) -> tuple[str, int]:
+def _hash(file: BufferedReader) -> tuple[str, int]:
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return sha256, file.tell()
 
 
-async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+async def _chunks(file: BufferedReader) -> AsyncIterator[bytes]:
     while chunk := await anyio.to_thread.run_sync(file.read, 256 * 1024):
         yield chunk

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from sandbox.process import Value
-
 from runner.job_context import Call, JobContext
 from runner.modules import artifact, container, process, time
+from sandbox.process import Value
 from schema.errors import MoonyardError
 from schema.states import Level
+
+log: Final = logging.getLogger(__name__)
 
 Handler = Callable[[JobContext, Call], Awaitable[Value]]
 
@@ -31,7 +33,18 @@ class JobHostCalls:
         handler = HANDLERS.get(name)
         if handler is None:
             raise MoonyardError(f"this runner has no `{name}`", code="call_unknown")
-        return await handler(self._job, Call(stage=stage, arguments=arguments, plugin=plugin))
+        try:
+            return await handler(self._job, Call(stage=stage, arguments=arguments, plugin=plugin))
+        except MoonyardError:
+            raise
+        except Exception as defect:
+            # A defect of ours fails the call that met it, at a place in the user's Lua, not the runner with its jobs.
+            log.exception("%s met a defect", name)
+            raise MoonyardError(
+                f"{name} met a defect of the runner: {type(defect).__name__}: {defect}",
+                code="internal_error",
+                hint="The runner's log has the details; please report it.",
+            ) from defect
 
     async def log(self, stage: str, level: Level, text: str) -> None:
         await self._job.stream.log_lines(stage, level, "lua", text.split("\n"))

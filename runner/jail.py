@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from schema.errors import MoonyardError
 
@@ -24,7 +24,7 @@ class JailError(MoonyardError):
 
 
 @contextmanager
-def open_file(workspace: Path, path: str) -> Iterator[BinaryIO]:
+def open_file(workspace: Path, path: str) -> Generator[BufferedReader]:
     """Open a regular file below the workspace for reading. ``/workspace/x`` and ``x`` name the same.
 
     :raises JailError: for `..`, a link, a folder, a device, or a file that is not there.
@@ -39,17 +39,24 @@ def open_file(workspace: Path, path: str) -> Iterator[BinaryIO]:
         descriptor = _open(handle, parts[-1], path, os.O_NONBLOCK)
     finally:
         os.close(handle)
+    try:
+        _check_kind(os.fstat(descriptor).st_mode, path)
+    except JailError:
+        os.close(descriptor)
+        raise
     with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise JailError(
-                f"`{path}` is a folder, and an artifact is a file",
-                code="path_is_folder",
-                hint='Pack it first: process.run({ command = "tar", args = { "-cf", "x.tar", "FOLDER" } }).',
-            )
-        if not stat.S_ISREG(mode):
-            raise JailError(f"`{path}` is not a regular file")
         yield file
+
+
+def _check_kind(mode: int, path: str) -> None:
+    if stat.S_ISDIR(mode):
+        raise JailError(
+            f"`{path}` is a folder, and an artifact is a file",
+            code="path_is_folder",
+            hint='Pack it first: process.run({ command = "tar", args = { "-cf", "x.tar", "FOLDER" } }).',
+        )
+    if not stat.S_ISREG(mode):
+        raise JailError(f"`{path}` is not a regular file")
 
 
 def _parts(path: str) -> list[str]:

@@ -13,8 +13,6 @@ from typing import Final
 
 import anyio
 import msgspec
-from sandbox.parent import WarmParent
-from sandbox.process import JobFacts, Sandbox
 
 import plugins
 from runner import owner as owners
@@ -23,6 +21,8 @@ from runner.engine.engine import Engine
 from runner.event_stream import EventStream
 from runner.host_calls import JobHostCalls
 from runner.job_context import ArtifactStore, JobContext
+from sandbox.parent import WarmParent
+from sandbox.process import JobFacts, Sandbox
 from schema.definition import PipelineDefinition, StageDefinition
 from schema.errors import ErrorInfo, MoonyardError, single_error
 from schema.events import JobEvent

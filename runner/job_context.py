@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import msgspec
-from sandbox.process import Value
 
 from runner.containers import JobContainers
 from runner.event_stream import EventStream
+from sandbox.process import Value
 from schema.definition import StageDefinition
 
 
@@ -30,7 +31,7 @@ class SavedArtifact(msgspec.Struct, frozen=True, kw_only=True):
 class ArtifactStore(Protocol):
     """Where a job's artifacts are kept."""
 
-    async def save(self, file: BinaryIO, name: str, content_type: str) -> SavedArtifact: ...
+    async def save(self, file: BufferedReader, name: str, content_type: str) -> SavedArtifact: ...
 
 
 class JobContext:

@@ -8,12 +8,11 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import anyio
 import anyio.to_thread
-from sandbox.parent import WarmParent
 
 import plugins
 from runner import owner as owners
@@ -22,6 +21,7 @@ from runner.engine.settings import EngineSettings
 from runner.event_stream import EventStream
 from runner.job import Job, JobOrder
 from runner.job_context import SavedArtifact
+from sandbox.parent import WarmParent
 from schema.definition import resolve_inputs
 from schema.errors import MoonyardError, single_error
 from schema.events import JobEvent
@@ -45,11 +45,11 @@ class FolderArtifacts:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def save(self, file: BinaryIO, name: str, content_type: str) -> SavedArtifact:
+    async def save(self, file: BufferedReader, name: str, content_type: str) -> SavedArtifact:
         del content_type
         return await anyio.to_thread.run_sync(self._save, file, name)
 
-    def _save(self, file: BinaryIO, name: str) -> SavedArtifact:
+    def _save(self, file: BufferedReader, name: str) -> SavedArtifact:
         target = self._folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -102,6 +102,7 @@ async def run(
 
 
 async def _run_delivering(job: Job, stream: EventStream, stop: anyio.Event) -> JobEvent:
+    final: JobEvent | None = None
     with single_error():
         async with anyio.create_task_group() as delivery:
             delivery.start_soon(stream.deliver_all)
@@ -110,6 +111,7 @@ async def _run_delivering(job: Job, stream: EventStream, stop: anyio.Event) -> J
                 final = await job.run()
                 watch.cancel_scope.cancel()
             stream.finish()
+    assert final is not None, "a job that is not cancelled from outside has a final event"
     return final
 
 

@@ -13,7 +13,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -43,7 +43,7 @@ class Owner:
 
 
 @contextmanager
-def take(state_folder: Path) -> Iterator[Owner]:
+def take(state_folder: Path) -> Generator[Owner]:
     """Become an owner; on leaving, remove the owner's folder with all workspaces in it."""
     name = secrets.token_hex(8)
     folder = state_folder / "owners" / name
@@ -89,7 +89,7 @@ async def clear_leftovers(state_folder: Path, owner: Owner, engine: ContainerRem
 
 
 @contextmanager
-def _lock_of_the_dead(folder: Path) -> Iterator[bool]:
+def _lock_of_the_dead(folder: Path) -> Generator[bool]:
     """Hold a folder's lock if its owner is dead: of several processes that start together, one clears up."""
     try:
         descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
@@ -125,7 +125,7 @@ def remove_tree(folder: Path) -> None:
 
 
 @asynccontextmanager
-async def workspace(owner: Owner, job: str, attempt: int) -> AsyncIterator[Path]:
+async def workspace(owner: Owner, job: str, attempt: int) -> AsyncGenerator[Path]:
     """Make a job's workspace folder and remove it at the end."""
     folder = owner.workspaces / f"{job}-{attempt}"
     folder.mkdir()

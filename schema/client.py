@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -59,7 +59,7 @@ class Client:
 
     @staticmethod
     @asynccontextmanager
-    async def open(addresses: Sequence[str], token: str | None) -> AsyncIterator[Client]:
+    async def open(addresses: Sequence[str], token: str | None) -> AsyncGenerator[Client]:
         """Open a client. ``addresses`` are base URLs such as ``http://127.0.0.1:8400``."""
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
@@ -95,7 +95,7 @@ class Client:
         return await self._request("DELETE", path, kind)
 
     @asynccontextmanager
-    async def stream(self, path: str, *, query: Mapping[str, str | int] | None = None) -> AsyncIterator[Stream]:
+    async def stream(self, path: str, *, query: Mapping[str, str | int] | None = None) -> AsyncGenerator[Stream]:
         """Open an answer that is read as it comes: followed events, an artifact's bytes."""
         address = self.address
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STREAM_IDLE_SECONDS)

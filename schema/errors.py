@@ -7,8 +7,9 @@ where that is known, and the ``cause`` it arose from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
@@ -98,7 +99,7 @@ def chain(info: ErrorInfo) -> list[ErrorInfo]:
 
 
 @contextmanager
-def single_error() -> Iterator[None]:
+def single_error() -> Generator[None]:
     """Unwrap the groups that task groups put around the one error that ended them.
 
     A group of several different errors stays a group.
@@ -106,9 +107,14 @@ def single_error() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        if isinstance(error, BaseExceptionGroup):
+        error = _only_error(group)
+        if error is None:
             raise
         raise error from error.__cause__
+
+
+def _only_error(group: BaseExceptionGroup[Any]) -> BaseException | None:
+    if len(group.exceptions) != 1:
+        return None
+    only: BaseException = group.exceptions[0]
+    return _only_error(only) if isinstance(only, BaseExceptionGroup) else only  # pyright: ignore[reportUnknownArgumentType]

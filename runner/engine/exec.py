@@ -57,10 +57,11 @@ SIGNAL_BASE: Final = 128
 START_FAILURE_CODES: Final = (125, NOT_EXECUTABLE, NOT_FOUND)
 HELD_BACK_BYTES_MAXIMUM: Final = 64 * 1024
 ENDED_POLL_SECONDS_MAXIMUM: Final = 0.5
-_START_FAILURE: Final = re.compile(rb"Error: .*(?:OCI |exec failed|unable to start container process)", re.DOTALL)
+_START_FAILURE: Final = re.compile(rb"Error: [\w.-]+: .*: OCI (?:runtime|permission) [^\n]*\n?", re.DOTALL)
 
 _BROKEN_STDIN: Final = re.compile(rb"Error: (?:read|write) unixpacket @?->\S+/attach: [^\n]*\n?")
 """What Podman adds to the output when a command ends without reading all of its stdin, or could not be started."""
+_QUOTED: Final = re.compile(r'"(?:\\.|[^"\\])*"|`[^`]*`')
 STDERR: Final = 2
 """Its number in the engine's joined stream."""
 
@@ -154,6 +155,8 @@ class Execution:
             if code in START_FAILURE_CODES and not self._has_output:
                 raise self._start_failure(self._held_back.decode("utf-8", errors="replace"), code)
             await self._release()
+        if code == SIGNAL_BASE + signal.SIGKILL and not await self._container_runs():
+            raise self._gone("it was stopped while the command ran")
         return CommandResult(
             code=code,
             duration=anyio.current_time() - self._started,
@@ -240,7 +243,7 @@ class Execution:
     def _may_be_start_failure(self, data: bytes) -> bool:
         if self._has_output or len(self._held_back) + len(data) > HELD_BACK_BYTES_MAXIMUM:
             return False
-        return bool(_START_FAILURE.match(data))
+        return bool(_START_FAILURE.fullmatch(data))
 
     async def _release(self) -> None:
         data, self._held_back, self._has_output = self._held_back, b"", True
@@ -339,9 +342,10 @@ class Execution:
         """Tell why the runtime could not start the command."""
         name = self._command.argv[0]
         reason = first_line(message)
-        text = message.lower()
+        # The command's own words, which the runtime quotes, are not what it says about them.
+        text = _QUOTED.sub("", message).lower()
         where = f"in container {self._in.image}"
-        if "chdir to cwd" in text or "cwd" in text or ("chdir" in text and "/" in text):
+        if "chdir to" in text:
             return WorkingFolderNotFound(
                 f"command `{name}` could not be started {where}: "
                 f"its folder `{self._command.cwd}` {_what_is_wrong(text)}",

@@ -24,19 +24,21 @@ class Freezer:
         self._on, self._off, self._reached = on, off, reached
 
     @classmethod
-    def of(cls, pid: int) -> Freezer | None:
-        """Find the freezer of a process's cgroup; None where this machine has none that may be used."""
+    def of(cls, pid: int, container: str) -> Freezer | None:
+        """Find the freezer of a container, by its first process; None where there is none that may be used."""
         try:
             lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()
         except OSError:
             return None
+        # A container without a cgroup of its own is in the engine's or in ours, which is not to be frozen.
+        lines = [line for line in lines if container in line]
         for line in lines:
             _, controllers, path = line.split(":", 2)
             if "freezer" in controllers.split(","):
                 state = CGROUPS / "freezer" / path.lstrip("/") / "freezer.state"
                 return cls(state, state, "FROZEN", "THAWED", "FROZEN") if state.exists() else None
         for line in lines:
-            if line.startswith("0::/") and line != "0::/":  # the root's own cannot be frozen, and is no container's
+            if line.startswith("0::/"):
                 folder = CGROUPS / line.removeprefix("0::/")
                 if (folder / "cgroup.freeze").exists():
                     return cls(folder / "cgroup.freeze", folder / "cgroup.events", "1", "0", "frozen 1")

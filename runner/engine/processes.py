@@ -42,19 +42,16 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 class Namespace:
     """A container's PID namespace, known by its first process."""
 
-    def __init__(self, pid: int, link: str) -> None:
+    def __init__(self, pid: int, container: str, link: str) -> None:
         self._first = pid
         self._link = link
-        self._freezer = Freezer.of(pid)
+        self._freezer = Freezer.of(pid, container)
 
     @classmethod
     def of(cls, pid: int, container: str) -> Namespace | None:
         """Give the namespace of a container's first process, or None if the engine does not run on this machine."""
         try:
-            # An engine elsewhere, in a virtual machine say, gives ids that mean other processes here.
-            if container not in (_PROC / str(pid) / "cgroup").read_text(encoding="utf-8"):
-                return None
-            return cls(pid, _namespace(str(pid)))
+            return cls(pid, container, _namespace(str(pid))) if _belongs(pid, container) else None
         except OSError:
             return None
 
@@ -96,6 +93,17 @@ class Namespace:
             size = len(belonging)
             belonging |= {process.pid for process in listed if process.parent in belonging}
         return (process for process in listed if process.pid in belonging)
+
+
+def _belongs(pid: int, container: str) -> bool:
+    """Tell whether a process is a container's, by its cgroup or by Podman's monitor, its parent.
+
+    An engine elsewhere, in a virtual machine say, gives ids that mean other processes here.
+    """
+    if container in (_PROC / str(pid) / "cgroup").read_text(encoding="utf-8"):
+        return True
+    fields = (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()
+    return container.encode() in (_PROC / fields[1].decode() / "cmdline").read_bytes().split(b"\0")
 
 
 def _namespace(name: str) -> str:

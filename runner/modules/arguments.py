@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Final, TypeVar
 
 import msgspec
-from sandbox.process import Value
 
+from sandbox.process import Value
 from schema.errors import MoonyardError
 
 Arguments = TypeVar("Arguments", bound=msgspec.Struct)

@@ -7,11 +7,11 @@ from pathlib import PurePosixPath
 from typing import Final
 
 import msgspec
-from sandbox.process import Value
 
 from runner import jail
 from runner.job_context import Call, JobContext
 from runner.modules.arguments import ArgumentInvalid, parse
+from sandbox.process import Value
 
 SAVE: Final = "artifact.save"
 NAME_LENGTH_MAXIMUM: Final = 255

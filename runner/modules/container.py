@@ -9,11 +9,11 @@ import re
 from typing import Final
 
 import msgspec
-from sandbox.process import Value
 
 from runner.engine.container import ContainerSpec
 from runner.job_context import Call, JobContext
 from runner.modules.arguments import ArgumentInvalid, choice, lua_type, parse, text
+from sandbox.process import Value
 
 RUN: Final = "container.run"
 NETWORKS: Final = ("bridge", "none")

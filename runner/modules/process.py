@@ -7,13 +7,13 @@ from typing import Final, Literal
 
 import anyio
 import msgspec
-from sandbox.process import Value
 
 from runner.engine.exec import Command, CommandResult
 from runner.event_stream import EventStream
 from runner.job_context import Call, JobContext
 from runner.lines import LineSplitter
 from runner.modules.arguments import ArgumentInvalid, choice, data, lua_type, parse, text
+from sandbox.process import Value
 from schema import times
 from schema.errors import ErrorInfo, MoonyardError
 from schema.states import LOG_LEVELS, Level

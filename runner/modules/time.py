@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 import anyio
-from sandbox.process import Value
 
 from runner.job_context import Call, JobContext
 from runner.modules.arguments import ArgumentInvalid
+from sandbox.process import Value
 from schema import times
 
 
