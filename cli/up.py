@@ -1,26 +1,27 @@
 """``moonyard up``: everything on this machine: an embedded Postgres, orchestrator replicas, and a runner.
 
-Each part is a process of its own, as in a large installation, and is started again when it dies. To stop, the runner drains
-first, for it needs the orchestrators to report to, then the orchestrators, and Postgres last.
+Each part is a process of its own, as in a large installation, and is started again when it dies. To stop, the runner
+drains first, for it needs the orchestrators to report to, then the orchestrators, and Postgres last.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
 import anyio
 import anyio.abc
 import click
-from anyio.streams.text import TextReceiveStream
 
 from cli import embedded, settings
 from cli.runner import CREDENTIALS_FILE
@@ -31,11 +32,12 @@ from schema.wire import Health, RunnerList, Token, TokenCreate
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 30.0
 DRAIN_SECONDS: Final = 10.0
+OUTPUT_BYTES: Final = 65536
 RESTARTS_MAXIMUM: Final = 5
 RESTARTS_WINDOW_SECONDS: Final = 60.0
 
 
-@click.command(short_help="Start everything on this machine: Postgres, orchestrators, a runner.")
+@click.command(short_help="Start everything here: Postgres, orchestrators, a runner.")
 @settings.setting("database_url")
 @settings.setting("state_folder")
 @settings.setting("port")
@@ -44,9 +46,9 @@ RESTARTS_WINDOW_SECONDS: Final = 60.0
 def up(*, database_url: str | None, state_folder: Path, port: int, replicas: int, capacity: int) -> None:
     """Start everything on this machine, and stop it with Ctrl-C.
 
-    An embedded Postgres keeps all state below the state folder (or --database-url names another), orchestrators listen on
-    --port and the ports after it, and a runner is registered and started. The first admin token is made and shown once; this
-    user's other `moonyard` commands find it by themselves.
+    An embedded Postgres keeps all state below the state folder (or --database-url names another), orchestrators listen
+    on --port and the ports after it, and a runner is registered and started. The first admin token is made and shown
+    once; this user's other `moonyard` commands find it by themselves.
     """
     state_folder = state_folder.resolve()
     with ExitStack() as stack:
@@ -66,7 +68,7 @@ def up(*, database_url: str | None, state_folder: Path, port: int, replicas: int
 
 
 @contextmanager
-def _only_one(state_folder: Path) -> Iterator[None]:
+def _only_one(state_folder: Path) -> Generator[None]:
     state_folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(state_folder / "up.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
@@ -105,20 +107,30 @@ class Installation:
 
         :raises MoonyardError: when a part does not start, or keeps dying.
         """
+        orchestrators, runner = self._orchestrators(), self._runner()
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_cancel_on_signal, signals, tasks.cancel_scope)
-                async with self._orchestrators():
+                # A signal ends this scope alone: the parts live on beside it, to be stopped in order.
+                with anyio.CancelScope() as until_signal:
+                    tasks.start_soon(_cancel_on_signal, signals, until_signal)
+                    for part in orchestrators:
+                        tasks.start_soon(part.keep_running)
+                    for part, address in zip(orchestrators, self._addresses, strict=True):
+                        await self._wait_until_healthy(part, address)
                     token, is_new = await self._admin_token()
                     async with Client.open(self._addresses, token) as client:
                         await self._register_runner(client)
-                    async with self._runner():
-                        self._welcome(token, is_new=is_new)
-                        await anyio.sleep_forever()
+                    tasks.start_soon(runner.keep_running)
+                    self._welcome(token, is_new=is_new)
+                    await anyio.sleep_forever()
+                await runner.stop()
+                async with anyio.create_task_group() as stopping:
+                    for part in orchestrators:
+                        stopping.start_soon(part.stop)
+                tasks.cancel_scope.cancel()
 
-    @asynccontextmanager
-    async def _orchestrators(self) -> AsyncIterator[None]:
-        parts = [
+    def _orchestrators(self) -> list[Part]:
+        return [
             Part(
                 f"orchestrator:{port}",
                 [*_moonyard(), "orchestrator", "--host", "127.0.0.1", "--port", str(port)],
@@ -128,13 +140,21 @@ class Installation:
             )
             for port in self._ports
         ]
-        async with anyio.create_task_group() as tasks:
-            for part in parts:
-                tasks.start_soon(part.keep_running)
-            for part, address in zip(parts, self._addresses, strict=True):
-                await self._wait_until_healthy(part, address)
-            yield
-            tasks.cancel_scope.cancel()
+
+    def _runner(self) -> Part:
+        return Part(
+            "runner",
+            [
+                *_moonyard(),
+                "runner",
+                "start",
+                *("--state-folder", str(self._runner_folder)),
+                *("--capacity", str(self._capacity)),
+                *("--drain-seconds", str(DRAIN_SECONDS)),
+            ],
+            {},
+            stop_seconds=DRAIN_SECONDS + STOP_SECONDS,
+        )
 
     async def _wait_until_healthy(self, part: Part, address: str) -> None:
         with anyio.move_on_after(START_SECONDS):
@@ -188,30 +208,9 @@ class Installation:
             stderr=None,
         )
 
-    @asynccontextmanager
-    async def _runner(self) -> AsyncIterator[None]:
-        part = Part(
-            "runner",
-            [
-                *_moonyard(),
-                "runner",
-                "start",
-                *("--state-folder", str(self._runner_folder)),
-                *("--capacity", str(self._capacity)),
-                *("--drain-seconds", str(DRAIN_SECONDS)),
-            ],
-            {},
-            stop_seconds=DRAIN_SECONDS + STOP_SECONDS,
-        )
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(part.keep_running)
-            yield
-            tasks.cancel_scope.cancel()
-
     def _welcome(self, token: str, *, is_new: bool) -> None:
-        bold = {"bold": True}
         click.echo()
-        click.secho("Moonyard is up.", fg="green", **bold)
+        click.secho("Moonyard is up.", fg="green", bold=True)
         for address in self._addresses:
             click.echo(f"  orchestrator   {address}")
         click.echo(f"  psql           moonyard db psql   ({self._database_url})")
@@ -233,12 +232,28 @@ class Part:
         self._argv = argv
         self._environment = environment
         self._stop_seconds = stop_seconds
+        self._running = anyio.CancelScope()
+        self._ended: anyio.Event | None = None
 
     async def keep_running(self) -> None:
-        """Run the process, and again whenever it dies, until cancelled; then let it drain.
+        """Run the process, and again whenever it dies, until ``stop`` or a cancel; then let it drain.
 
         :raises MoonyardError: when it dies more often than a passing trouble explains.
         """
+        self._ended = anyio.Event()
+        try:
+            with self._running:
+                await self._run_again_and_again()
+        finally:
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """Let the process drain, and wait for its end. One that was never started has ended."""
+        self._running.cancel()
+        if self._ended is not None:
+            await self._ended.wait()
+
+    async def _run_again_and_again(self) -> None:
         deaths: list[float] = []
         while True:
             code = await self._run_once()
@@ -253,22 +268,35 @@ class Part:
             _say(self.name, f"ended with code {code}; it is started again")
 
     async def _run_once(self) -> int:
-        async with await anyio.open_process(
-            # Whatever ends `up`, its parts get to know; and a Ctrl-C is for `up` alone, which stops them in order.
-            [*_with_parent(), *self._argv],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **self._environment, "PYTHONUNBUFFERED": "1"},
-            start_new_session=True,
-        ) as process:
+        # A pipe of our own, not the library's: what a killed runner leaves (an engine's helpers) holds its other end
+        # open, and the library would wait for that end before it says that the process has ended.
+        reader, writer = os.pipe()
+        output = Output(self.name, reader)
+        try:
+            process = await anyio.open_process(
+                # Whatever ends `up`, its parts get to know; and a Ctrl-C is for `up` alone, which stops them in order.
+                [*_with_parent(), *self._argv],
+                stdin=subprocess.DEVNULL,
+                stdout=writer,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self._environment, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+        finally:
+            os.close(writer)
+        try:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._show_output, process)
+                tasks.start_soon(output.show)
                 try:
                     return await process.wait()
                 except anyio.get_cancelled_exc_class():
                     await self._stop(process)
                     raise
+                finally:
+                    output.end()
+        finally:
+            os.close(reader)
+        raise AssertionError("the task group swallows nothing")
 
     async def _stop(self, process: anyio.abc.Process) -> None:
         with anyio.CancelScope(shield=True):
@@ -281,14 +309,38 @@ class Part:
             await process.wait()
             _say(self.name, f"did not stop within {self._stop_seconds:.0f} s and was killed")
 
-    async def _show_output(self, process: anyio.abc.Process) -> None:
-        assert process.stdout is not None, "it was asked for"
-        rest = ""
-        with anyio.CancelScope(shield=True):  # what it says while it stops is shown too; its end closes the pipe
-            async for text in TextReceiveStream(process.stdout, errors="replace"):
-                *lines, rest = (rest + text).split("\n")
-                for line in lines:
-                    _say(self.name, line)
+
+class Output:
+    """Shows what a part says, line by line, until the part has ended."""
+
+    def __init__(self, part: str, reader: int) -> None:
+        self._part = part
+        self._reader = reader
+        self._scope = anyio.CancelScope(shield=True)  # what it says while it stops is shown too
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._rest = ""
+        os.set_blocking(reader, False)
+
+    async def show(self) -> None:
+        with self._scope:
+            while True:
+                await anyio.wait_readable(self._reader)
+                if not self._read():
+                    return
+
+    def end(self) -> None:
+        """Show what is there already, and wait for no more."""
+        self._scope.cancel()
+        with contextlib.suppress(BlockingIOError):
+            while self._read():
+                pass
+
+    def _read(self) -> bool:
+        data = os.read(self._reader, OUTPUT_BYTES)
+        *lines, self._rest = (self._rest + self._decoder.decode(data)).split("\n")
+        for line in lines:
+            _say(self._part, line)
+        return bool(data)
 
 
 def _say(part: str, text: str) -> None:

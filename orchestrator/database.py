@@ -31,7 +31,9 @@ _UNAVAILABLE: Final = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.TransactionRollbackError,  # a deadlock, or the like: nothing was changed, and trying again helps
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # asyncpg's own confusion when an idle connection is told that the server stops
 )
 
 

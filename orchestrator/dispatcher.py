@@ -124,6 +124,7 @@ class Dispatcher:
                     except DatabaseUnavailable as error:
                         log.warning("claiming failed: %s; next try in %.0f s", error.message, PAUSE_SECONDS)
                         await anyio.sleep(PAUSE_SECONDS)
+                        self._queue_is_empty = False
                         self._arrived.set()
                 tasks.cancel_scope.cancel()
 

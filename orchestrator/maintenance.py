@@ -5,12 +5,14 @@ Every replica does all of it; each duty is one that two may do at the same momen
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import anyio
+import asyncpg
 
 from orchestrator import leases
 from orchestrator.parts import Parts
@@ -35,7 +37,9 @@ async def run(parts: Parts) -> None:
 
     async def sweep() -> None:
         await parts.database.rows(artifacts_sql.BLOBS_SWEEP_NASCENT, UPLOAD_AGE_MAXIMUM)
-        await parts.database.rows(artifacts_sql.BLOBS_SWEEP_UNNAMED, UNNAMED_AGE_MAXIMUM)
+        # One may be named at this very moment: then the rest is swept the next time.
+        with contextlib.suppress(asyncpg.ForeignKeyViolationError):
+            await parts.database.rows(artifacts_sql.BLOBS_SWEEP_UNNAMED, UNNAMED_AGE_MAXIMUM)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_repeat, "looking for leases that ran out", LEASES_SECONDS, expire)

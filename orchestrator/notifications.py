@@ -74,6 +74,10 @@ class Bells(Generic[Key]):
             if not self._listeners[key]:
                 del self._listeners[key]
 
+    def is_heard(self, key: Key) -> bool:
+        """Say whether somebody listens for a key."""
+        return key in self._listeners
+
     def ring(self, key: Key) -> None:
         for listener in self._listeners.get(key, ()):
             listener.ring()
@@ -136,7 +140,7 @@ class Notifications:
             try:
                 await self._listen()
             except DatabaseUnavailable as error:
-                log.warning("listening for other replicas failed: %s; next try in %.0f s", error.message, 1)
+                log.warning("listening for other replicas failed: %s; trying again", error.message)
             await anyio.sleep(RECONNECT_SECONDS)
 
     async def _listen(self) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 import shutil
-import time
-import uuid
 from collections.abc import Callable, Sequence
 from io import BufferedReader
 from pathlib import Path
@@ -25,6 +22,7 @@ from sandbox.parent import WarmParent
 from schema.definition import resolve_inputs
 from schema.errors import MoonyardError, single_error
 from schema.events import JobEvent
+from schema.ids import uuid7
 
 
 class PrintingSink:
@@ -81,7 +79,7 @@ async def run(
     :param print_lines: takes one or more whole JSON lines of events.
     :raises MoonyardError: when the pipeline or its inputs are wrong, or there is no engine: then nothing ran.
     """
-    job_id = uuid7()
+    job_id = str(uuid7())
     stream = EventStream(job=job_id, number=None, attempt=1, sink=PrintingSink(print_lines))
     async with WarmParent.start() as parent:
         async with parent.fork() as sandbox:
@@ -118,12 +116,3 @@ async def _run_delivering(job: Job, stream: EventStream, stop: anyio.Event) -> J
 async def _cancel_when(stop: anyio.Event, job: Job) -> None:
     await stop.wait()
     job.cancel()
-
-
-def uuid7() -> str:
-    """Make a UUIDv7 (RFC 9562, section 5.7); Python's own comes with 3.14."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = (
-        (milliseconds & (2**48 - 1)) << 80 | 0x7 << 76 | secrets.randbits(12) << 64 | 0b10 << 62 | secrets.randbits(62)
-    )
-    return str(uuid.UUID(int=value))

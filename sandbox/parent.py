@@ -138,6 +138,8 @@ class _Connection:
         self._control = control
         self._tokens = itertools.count(1)
         self._waiting: dict[int, LuaProcess] = {}
+        self._sending = anyio.Lock()
+        """Only one task at a time can wait for a socket to become writable."""
         self.dead = False
 
     async def fork(self) -> LuaProcess:
@@ -149,8 +151,9 @@ class _Connection:
             )
             self._waiting[token] = process
             try:
-                await anyio.wait_writable(self._control)
-                socket.send_fds(self._control, [encoder.encode(Fork(token))], [theirs.fileno()])
+                async with self._sending:
+                    await anyio.wait_writable(self._control)
+                    socket.send_fds(self._control, [encoder.encode(Fork(token))], [theirs.fileno()])
             except OSError:
                 del self._waiting[token]
                 await process.aclose()

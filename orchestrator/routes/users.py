@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote
 from uuid import UUID
 
+import anyio
 from litestar import Request, delete, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
@@ -18,7 +19,7 @@ from orchestrator.access import ADMIN, PUBLIC
 from orchestrator.problems import NotFound, RequestInvalid, TooLarge
 from orchestrator.sql import health as health_sql
 from orchestrator.sql import tokens as tokens_sql
-from schema import times
+from schema import database, times
 from schema.states import JobState
 from schema.wire import (
     EVENTS_MEDIA_TYPE,
@@ -43,13 +44,18 @@ VersionQuery = Annotated[str | None, QueryParameter(name="version")]
 PUSH_BYTES_MAXIMUM: Final = 6 * SOURCE_BYTES_MAXIMUM + 64 * 1024
 """A character may take six in JSON."""
 FILENAME_LENGTH_MAXIMUM: Final = 255
+HEALTH_SECONDS: Final = 3.0
 
 
 @get("/v1/health", opt=PUBLIC, tags=["health"])
 async def health(request: AnyRequest) -> Health:
     """Say whether this replica can work."""
     here = parts.of(request)
-    version = await here.database.value(health_sql.SCHEMA_VERSION)
+    version: str | None = None
+    with anyio.move_on_after(HEALTH_SECONDS) as scope:
+        version = await here.database.value(health_sql.SCHEMA_VERSION)
+    if scope.cancelled_caught:
+        raise database.unavailable(here.database.url, TimeoutError())
     return Health(
         status="draining" if here.draining.is_set() else "ok",
         version=importlib.metadata.version("moonyard"),
@@ -117,8 +123,8 @@ async def job_list(
 @get("/v1/jobs/{job:str}", opt=ADMIN, tags=["jobs"])
 async def job_show(request: AnyRequest, job: FromPath[str]) -> Job:
     """Show a job with its stages, by number or id."""
-    database = parts.of(request).database
-    return await jobs.get(database, await jobs.resolve(database, job))
+    here = parts.of(request).database
+    return await jobs.get(here, await jobs.resolve(here, job))
 
 
 @post("/v1/jobs/{job:str}/cancel", opt=ADMIN, tags=["jobs"], status_code=200)
@@ -148,21 +154,21 @@ async def job_events(
 @get("/v1/jobs/{job:str}/artifacts", opt=ADMIN, tags=["artifacts"])
 async def artifact_list(request: AnyRequest, job: FromPath[str]) -> ArtifactList:
     """List what a job kept."""
-    database = parts.of(request).database
-    found = await jobs.resolve(database, job)
-    await jobs.get(database, found)
-    return ArtifactList(artifacts=await artifacts.listed(database, found))
+    here = parts.of(request).database
+    found = await jobs.resolve(here, job)
+    await jobs.get(here, found)
+    return ArtifactList(artifacts=await artifacts.listed(here, found))
 
 
-@get("/v1/jobs/{job:str}/artifacts/{name:path}", opt=ADMIN, tags=["artifacts"], media_type="application/octet-stream")
+@get("/v1/jobs/{job:str}/artifacts/{name:path}", opt=ADMIN, tags=["artifacts"])
 async def artifact_get(request: AnyRequest, job: FromPath[str], name: FromPath[Path]) -> Stream:
     """Download an artifact; its SHA-256 is the ETag."""
-    database = parts.of(request).database
-    found = await jobs.resolve(database, job)
-    await jobs.get(database, found)
-    row = await artifacts.find(database, found, name.as_posix().removeprefix("/"))
+    here = parts.of(request).database
+    found = await jobs.resolve(here, job)
+    await jobs.get(here, found)
+    row = await artifacts.find(here, found, name.as_posix().removeprefix("/"))
     return Stream(
-        artifacts.content(database, row["id"], row["size_bytes"]),
+        artifacts.content(here, row["id"], row["size_bytes"]),
         media_type=row["content_type"],
         headers={
             "ETag": f'"{row["sha256"]}"',

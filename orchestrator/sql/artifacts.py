@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-BLOB_EXISTS: Final = "SELECT id FROM moonyard.blobs WHERE sha256 = $1"
+# Whoever finds it will name it soon: the update keeps it from being swept until then.
+BLOB_EXISTS: Final = "UPDATE moonyard.blobs SET created_at = now() WHERE sha256 = $1 RETURNING id"
 BLOB_BEGIN: Final = "INSERT INTO moonyard.blobs (id) VALUES ($1)"
 BLOB_CHUNK: Final = "INSERT INTO moonyard.blob_chunks (blob_id, position, data) VALUES ($1, $2, $3)"
 BLOB_DISCARD: Final = "DELETE FROM moonyard.blobs WHERE id = $1 AND sha256 IS NULL"
@@ -16,11 +17,12 @@ WHERE id = $1 AND NOT EXISTS (SELECT FROM moonyard.blobs WHERE sha256 = $2)
 RETURNING id
 """
 
-# $1 how old uploads may be, $2 how old contents that no artifact names: both in seconds.
+# $1 how old uploads may be, in seconds
 BLOBS_SWEEP_NASCENT: Final = """
 DELETE FROM moonyard.blobs WHERE sha256 IS NULL AND created_at < now() - make_interval(secs => $1)
 """
 
+# $1 how old contents may be that no artifact names, in seconds
 BLOBS_SWEEP_UNNAMED: Final = """
 DELETE FROM moonyard.blobs AS blob
 WHERE blob.sha256 IS NOT NULL AND blob.created_at < now() - make_interval(secs => $1)

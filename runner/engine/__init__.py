@@ -2,14 +2,17 @@
 
 settings    what a machine's owner may set
 errors      what goes wrong, mapped in one place from what the engine and aiodocker say
+connection  the client of the engine, and who sees that there is one at the other end
 sockets     where an engine listens
 service     a private `podman system service`, for machines where none does
 probe       what such a machine's Podman needs to be told to run a container
 names       image names: what a short one means, and what stands in for it
 images      pulls, one at a time for each image
+helper      the first process of a container
 container   one container, and what it is made of
 exec        one command in a container
 processes   the processes of a container, as the host sees them
+freezer     holds them still while they are looked at
 memory      whether the kernel killed something of a container for want of memory
 engine      all of these together
 """

@@ -4,6 +4,10 @@ Most machines need nothing. Those where Podman is not at home (no systemd, a low
 raised, a mixed cgroup mount) fail at the first container, each with words of its own. So one tiny container is run,
 from a folder instead of an image; what it fails with leads to a line for ``containers.conf``, and it is tried again.
 The outcome is kept, for as long as Podman, the kernel and the limits stay what they were.
+
+The file that is written is the only one that the private engine reads then (`CONTAINERS_CONF`): Podman before 4.6 has
+no way to lay a few lines over the machine's own. A machine with settings of its own there can add these lines itself,
+and none will be needed.
 """
 
 from __future__ import annotations

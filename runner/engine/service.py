@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 from collections import deque
 from collections.abc import AsyncGenerator
@@ -102,7 +103,12 @@ class PrivateService:
             environment["CONTAINERS_CONF"] = str(self._conf)
         # A session of its own: Ctrl-C is for this process, which needs the engine to clean up.
         process = await anyio.open_process(
-            command, stdin=None, stdout=None, env=environment, start_new_session=True, cwd="/"
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=environment,
+            start_new_session=True,
+            cwd="/",
         )
         self._process = process
         self._said.clear()

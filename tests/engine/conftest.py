@@ -6,7 +6,7 @@ import io
 import secrets
 import subprocess
 import tarfile
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -33,6 +33,17 @@ class Output:
             self.stdout += data
         else:
             self.stderr += data
+
+
+class Calling:
+    """Calls a function with what a command says."""
+
+    def __init__(self, then: Callable[[bytes], Awaitable[object]]) -> None:
+        self._then = then
+
+    async def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
+        del stream
+        await self._then(data)
 
 
 class Ran(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +103,10 @@ def make_image() -> Generator[ImageMaker]:
                 tar.addfile(entry, io.BytesIO(data))
         options = [word for change in changes for word in ("--change", change)]
         subprocess.run(
-            ["podman", "import", "--quiet", *options, "-", name], input=packed.getvalue(), capture_output=True, check=True
+            ["podman", "import", "--quiet", *options, "-", name],
+            input=packed.getvalue(),
+            capture_output=True,
+            check=True,
         )
         made.append(name)
         return name

@@ -6,9 +6,9 @@ import hashlib
 import os
 import resource
 from pathlib import Path
-from typing import Literal
 
 import anyio
+import msgspec
 import pytest
 
 from runner.engine.container import Container, ContainerSpec
@@ -21,7 +21,7 @@ from runner.engine.errors import (
     WorkingFolderNotFound,
 )
 from runner.engine.exec import Command
-from tests.engine.conftest import Said, run
+from tests.engine.conftest import Calling, Said, run
 
 ODD_ARGUMENTS = [
     "", " ", "a b", "'", '"', "\\", "$HOME", "`id`", "$(id)", "*", "~", "-n", "--", "new\nline", "tab\t", ";", "&", "|",
@@ -40,7 +40,9 @@ async def test_both_streams_and_the_code_are_kept_apart(container: Container) ->
     assert 0 < ran.result.duration < 60
 
 
-async def test_the_environment_of_a_command_goes_over_that_of_the_container(engine: Engine, spec: ContainerSpec) -> None:
+async def test_the_environment_of_a_command_goes_over_that_of_the_container(
+    engine: Engine, spec: ContainerSpec
+) -> None:
     given = {"A": "container", "B": "kept", "ODD": "x=y\nz '\" $A ü"}
     container = await engine.create_container(spec_with(spec, env=given), Said())
     ran = await run(container, "sh", "-c", 'printf "%s|" "$A" "$B" "$ODD" "$HOME"', env={"A": "command"})
@@ -89,7 +91,7 @@ async def test_a_folder_that_does_not_exist_is_named(container: Container) -> No
 async def test_a_user_is_taken_by_name_or_number(container: Container) -> None:
     assert (await run(container, "id", "-u", user="nobody")).stdout == b"65534\n"
     assert (await run(container, "sh", "-c", "id -u; id -g", user="1234:99")).stdout == b"1234\n99\n"
-    with pytest.raises(UserNotFound, match="user `fred` does not exist in container docker.io/library/alpine:latest"):
+    with pytest.raises(UserNotFound, match=r"user `fred` does not exist in container docker\.io/library/alpine:latest"):
         await run(container, "id", user="fred")
 
 
@@ -101,7 +103,7 @@ async def test_a_missing_command_is_named_with_the_path_that_was_searched(contai
 
 
 async def test_a_file_that_is_no_program_is_told_as_such(container: Container) -> None:
-    with pytest.raises(CommandNotExecutable, match="`/etc/passwd` in container .* permission denied"):
+    with pytest.raises(CommandNotExecutable, match=r"`/etc/passwd` in container .* permission denied"):
         await run(container, "/etc/passwd")
     with pytest.raises(CommandNotExecutable):
         await run(container, "/etc")
@@ -128,31 +130,29 @@ async def test_running_out_of_memory_is_told(engine: Engine, spec: ContainerSpec
 
 
 async def test_a_hundred_megabytes_do_not_grow_memory(container: Container) -> None:
-    class Counting:
-        size = 0
+    size = 0
 
-        async def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
-            self.size += len(data)
+    async def count(data: bytes) -> None:
+        nonlocal size
+        size += len(data)
 
-    counted = Counting()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    result = await container.run(Command(argv=["head", "-c", "100000000", "/dev/zero"]), counted)
+    result = await container.run(Command(argv=["head", "-c", "100000000", "/dev/zero"]), Calling(count))
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert (result.code, counted.size) == (0, 100_000_000)
+    assert (result.code, size) == (0, 100_000_000)
     assert after - before < 20 * 1024, "KiB"
 
 
 async def test_a_sink_that_takes_nothing_holds_the_command_up(container: Container, workspace: Path) -> None:
     released = anyio.Event()
 
-    class Holding:
-        async def write(self, stream: Literal["stdout", "stderr"], data: bytes) -> None:
-            await released.wait()
+    async def hold(_data: bytes) -> None:
+        await released.wait()
 
     # The command says in a file that it got past what all the buffers on its way hold together.
     command = Command(argv=["sh", "-c", "head -c 60000000 /dev/zero; touch past"])
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(container.run, command, Holding())
+        tasks.start_soon(container.run, command, Calling(hold))
         # Other commands are not held up with it; these also give it the time to run away.
         for _ in range(5):
             assert (await run(container, "true")).result.code == 0
@@ -194,6 +194,4 @@ async def test_a_container_that_is_gone_says_so(container: Container) -> None:
 
 
 def spec_with(spec: ContainerSpec, **changes: object) -> ContainerSpec:
-    import msgspec
-
     return msgspec.structs.replace(spec, **changes)

@@ -68,9 +68,9 @@ class Installation:
         self.replicas.append(replica)
         return replica
 
-    async def client(self, secret: str | None = None, replica: Replica | None = None) -> Client:
+    async def client(self, secret: str | None = None, address: str | None = None) -> Client:
         """Open a client of one replica, by default an admin's of the first."""
-        address = (replica or self.replicas[0]).address
+        address = address or self.replicas[0].address
         return await self._stack.enter_async_context(Client.open([address], secret or self.admin_secret))
 
     async def push(self, definition: PipelineDefinition = DEFINITION, source: str = SOURCE) -> None:
@@ -81,13 +81,17 @@ class Installation:
         message: dict[str, Any] = {"pipeline": "hello"} | fields
         return await (await self.client()).post("/v1/jobs", Job, JobSubmit(**message))
 
-    async def runner(self, name: str = "runner", replica: Replica | None = None) -> SpokenRunner:
+    async def runner(self, name: str = "runner", address: str | None = None) -> SpokenRunner:
         """Register a runner, as any is registered, and speak for it."""
-        admin = await self.client(replica=replica)
+        admin = await self.client(address=address)
         registration = await admin.post("/v1/tokens", Token, TokenCreate(kind="registration", name=name, uses=1))
-        registrar = await self.client(registration.secret, replica)
+        registrar = await self.client(registration.secret, address)
         registered = await registrar.post("/v1/runners/register", RunnerRegistered, RunnerRegister(name=name))
-        return SpokenRunner(await self.client(registered.token, replica), registered)
+        return SpokenRunner(await self.client(registered.token, address), registered)
+
+    async def let_leases_run_out(self) -> None:
+        """Do what time would do, were all runners silent."""
+        await self.fetch("UPDATE moonyard.attempts SET lease_expires_at = now() - interval '1 second'")
 
     async def fetch(self, statement: str, *values: Any) -> list[Row]:
         return await self.database.rows(statement, *values)

@@ -13,7 +13,6 @@ from orchestrator.sql import artifacts as sql
 from schema.client import Client, OrchestratorRefused
 from schema.wire import Artifact, ArtifactList, ArtifactSave
 from tests.orchestrator.installation import DEADLINE_SECONDS, Attempt, Installation, SpokenRunner
-from tests.orchestrator.test_leases import let_leases_run_out
 
 LARGE = bytes(range(256)) * 14_000  # three chunks and a half
 
@@ -82,7 +81,7 @@ async def test_a_name_is_taken_within_an_attempt_and_naming_again_is_the_same(in
 async def test_a_later_attempt_takes_the_place_of_a_lost_one(installation: Installation):
     runner, attempt = await claimed(installation)
     await save(runner, attempt, "report", b"first")
-    await let_leases_run_out(installation)
+    await installation.let_leases_run_out()
     [assignment] = await runner.claim()
     await save(runner, Attempt(assignment), "report", b"second")
     assert (await download(await installation.client(), "1", "report"))[0] == b"second"

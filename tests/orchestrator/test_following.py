@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from uuid import UUID
+
 import anyio
 import msgspec
 import pytest
@@ -25,14 +27,14 @@ async def test_a_follower_on_another_replica_sees_each_line_as_it_comes_and_ends
 ):
     near, far = await installation.replica(), await installation.replica()
     await installation.push()
-    runner = await installation.runner(replica=near)
+    runner = await installation.runner(address=near.address)
     job = await installation.submit()
     [assignment] = await runner.claim()
     attempt = Attempt(assignment)
     send, receive = anyio.create_memory_object_stream[bytes](100)
 
     async def follow() -> None:
-        client = await installation.client(replica=far)
+        client = await installation.client(address=far.address)
         async with send, client.stream(f"/v1/jobs/{job.number}/events", query={"follow": "true"}) as stream:
             async for line in stream.lines():
                 await send.send(line)
@@ -87,6 +89,20 @@ async def test_a_long_record_is_read_in_pages(installation: Installation):
     await runner.send(attempt, attempt.state("succeeded"))
     read = await positions(await installation.client(), job.id, follow="true")
     assert read == [(0, 1), *((1, seq) for seq in range(1, 261))]
+
+
+async def test_a_follower_that_hung_up_leaves_nothing_behind(installation: Installation):
+    replica = await installation.replica()
+    await installation.push()
+    job = await installation.submit()
+    bells = replica.parts.notifications.jobs
+    client = await installation.client()
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with client.stream(f"/v1/jobs/{job.id}/events", query={"follow": "true"}) as stream:
+            await anext(stream.lines())
+            assert bells.is_heard(UUID(job.id))
+        while bells.is_heard(UUID(job.id)):
+            await anyio.lowlevel.checkpoint()
 
 
 async def test_without_follow_the_record_ends_where_it_ends(installation: Installation):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
+from orchestrator import leases
 from orchestrator.events import GONE
 from schema.client import Client, OrchestratorRefused
 from schema.events import AnyEvent, JobEvent, decode_line
@@ -15,10 +16,6 @@ async def heartbeat(runner: SpokenRunner, *attempts: Attempt, wait: float = 0.0,
         Holding(job=attempt.assignment.job, attempt=attempt.assignment.attempt, **fields) for attempt in attempts
     ]
     return await runner.client.post("/v1/runner/heartbeat", HeartbeatAnswer, Heartbeat(holding=holding, wait=wait))
-
-
-async def let_leases_run_out(installation: Installation) -> None:
-    await installation.fetch("UPDATE moonyard.attempts SET lease_expires_at = now() - interval '1 second'")
 
 
 async def started(installation: Installation, runner: SpokenRunner) -> Attempt:
@@ -40,7 +37,7 @@ async def test_a_job_whose_lease_ran_out_is_run_again_and_its_old_runner_changes
     asleep, awake = await installation.runner("asleep"), await installation.runner("awake")
     job = await installation.submit()
     stale = await started(installation, asleep)
-    await let_leases_run_out(installation)
+    await installation.let_leases_run_out()
     [assignment] = await awake.claim()
     assert (assignment.job, assignment.attempt) == (job.id, 2)
 
@@ -68,7 +65,7 @@ async def test_a_job_that_is_lost_again_and_again_ends_with_an_error_that_says_s
     job = await installation.submit()
     for _ in range(3):
         await started(installation, runner)
-        await let_leases_run_out(installation)
+        await installation.let_leases_run_out()
     final = (await followed(await installation.client(), job.id))[-1]
     assert isinstance(final, JobEvent)
     assert (final.state, final.attempt) == ("lost", 3)
@@ -105,10 +102,10 @@ async def test_heartbeats_keep_leases_and_show_the_runner(installation: Installa
 async def test_a_cancel_reaches_a_waiting_heartbeat_on_another_replica(installation: Installation):
     first, second = await installation.replica(), await installation.replica()
     await installation.push()
-    runner = await installation.runner(replica=second)
+    runner = await installation.runner(address=second.address)
     job = await installation.submit()
     attempt = await started(installation, runner)
-    admin = await installation.client(replica=first)
+    admin = await installation.client(address=first.address)
     answers: list[HeartbeatAnswer] = []
 
     async def wait() -> None:
@@ -145,7 +142,7 @@ async def test_a_job_that_came_back_to_the_queue_can_be_cancelled_and_its_record
     runner = await installation.runner()
     job = await installation.submit()
     await started(installation, runner)
-    await let_leases_run_out(installation)
+    await installation.let_leases_run_out()
     admin = await installation.client()
     with anyio.fail_after(DEADLINE_SECONDS):
         async with admin.stream(f"/v1/jobs/{job.id}/events", query={"follow": "true", "after": "1.2"}) as stream:
@@ -163,7 +160,7 @@ async def test_a_job_to_be_cancelled_whose_runner_is_lost_ends_cancelled(install
     await started(installation, runner)
     admin = await installation.client()
     await admin.post(f"/v1/jobs/{job.id}/cancel", Job)
-    await let_leases_run_out(installation)
+    await installation.let_leases_run_out()
     final = (await followed(admin, job.id))[-1]
     assert isinstance(final, JobEvent)
     assert final.state == "cancelled"
@@ -179,3 +176,19 @@ async def test_a_finished_job_cannot_be_cancelled(installation: Installation):
     with pytest.raises(OrchestratorRefused) as refused:
         await (await installation.client()).post(f"/v1/jobs/{job.id}/cancel", Job)
     assert (refused.value.status, refused.value.code) == (409, "job_finished")
+
+
+async def test_a_job_given_back_unheard_is_queued_again_without_a_loss(installation: Installation):
+    replica = await installation.replica(losses_maximum=0)
+    await installation.push()
+    runner = await installation.runner()
+    job = await installation.submit()
+    [assignment] = await runner.claim()
+    attempt = Attempt(assignment)
+    await leases.give_back(replica.parts.database, replica.parts.notifications, attempt.job, 1)
+    [again] = await runner.claim()
+    assert (again.job, again.attempt) == (job.id, 2)
+    fresh = Attempt(again)
+    await runner.send(fresh, fresh.state("running"))
+    await leases.give_back(replica.parts.database, replica.parts.notifications, fresh.job, 2)
+    assert await runner.send(fresh, fresh.state("succeeded")) == 3

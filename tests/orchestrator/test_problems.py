@@ -1,26 +1,30 @@
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import aiohttp
 import msgspec
 import pytest
 
+from schema.definition import InputDefinition
 from schema.wire import ProblemDocument
-from tests.orchestrator.installation import Installation
+from tests.orchestrator.installation import DEFINITION, Installation
 
 
 async def ask(installation: Installation, method: str, path: str, **options: Any) -> ProblemDocument:
     headers = {"Authorization": f"Bearer {installation.admin_secret}", "Content-Type": "application/json"}
-    async with aiohttp.ClientSession(headers=headers) as session:
-        async with session.request(method, installation.replicas[0].address + path, **options) as response:
-            body = await response.read()
-            assert response.content_type == "application/problem+json", body
-            problem = msgspec.json.decode(body, type=ProblemDocument)
-            assert problem.status == response.status
-            assert problem.title
-            assert "Traceback" not in body.decode()
-            return problem
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.request(method, installation.replicas[0].address + path, **options) as response,
+    ):
+        body = await response.read()
+        assert response.content_type == "application/problem+json", body
+        problem = msgspec.json.decode(body, type=ProblemDocument)
+        assert problem.status == response.status
+        assert problem.title
+        assert "Traceback" not in body.decode()
+        return problem
 
 
 @pytest.mark.parametrize(
@@ -53,8 +57,6 @@ async def test_a_bad_submit_is_refused_and_stores_nothing(
 ):
     await installation.replica()
     await installation.push()
-    import io
-
     problem = await ask(installation, "POST", "/v1/jobs", data=io.BytesIO(body))
     assert (problem.status, problem.code) == (status, code), problem
     assert said in problem.detail
@@ -89,3 +91,13 @@ async def test_an_unknown_pipeline_comes_with_the_names_that_are_near(installati
     await installation.push()
     problem = await ask(installation, "POST", "/v1/jobs", data=b'{"pipeline":"helo"}')
     assert problem.hint == "Did you mean `hello`?"
+
+
+async def test_numbers_that_lua_and_json_cannot_hold_are_refused(installation: Installation):
+    await installation.replica()
+    inputs = {"ratio": InputDefinition(type="number"), "count": InputDefinition(type="integer")}
+    await installation.push(msgspec.structs.replace(DEFINITION, inputs=inputs))
+    for wrong in ({"ratio": "inf", "count": "1"}, {"ratio": "nan", "count": "1"}, {"ratio": "1", "count": "9" * 30}):
+        body = msgspec.json.encode({"pipeline": "hello", "inputs": wrong})
+        problem = await ask(installation, "POST", "/v1/jobs", data=body)
+        assert (problem.status, problem.code) == (422, "inputs_invalid")

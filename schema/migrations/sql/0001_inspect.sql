@@ -28,7 +28,7 @@ COMMENT ON FUNCTION inspect.shortened IS 'Cuts text to a length, on one line.';
 CREATE VIEW inspect.queue AS
 SELECT
     job.number AS job,
-    pipeline.name AS pipeline,
+    inspect.shortened(pipeline.name, 24) AS pipeline,
     inspect.duration(now() - job.created_at) AS waiting,
     job.attempt + 1 AS next_attempt,
     inspect.shortened(job.inputs::text, 50) AS inputs
@@ -41,15 +41,15 @@ COMMENT ON VIEW inspect.queue IS 'Jobs that wait for a runner, the next one firs
 CREATE VIEW inspect.jobs AS
 SELECT
     job.number AS job,
-    inspect.shortened(pipeline.name, 24) AS pipeline,
-    job.state || CASE
-        WHEN job.finished_at IS NULL AND job.cancel_requested_at IS NOT NULL THEN ' (cancelling)' ELSE ''
+    inspect.shortened(pipeline.name, 16) AS pipeline,
+    CASE
+        WHEN job.finished_at IS NULL AND job.cancel_requested_at IS NOT NULL THEN 'cancelling' ELSE job.state
     END AS state,
     job.attempt,
-    inspect.shortened(runner.name, 16) AS runner,
-    job.created_at::timestamptz(0) AS created,
+    inspect.shortened(runner.name, 12) AS runner,
+    to_char(job.created_at, 'MM-DD HH24:MI:SS') AS created,
     inspect.duration(coalesce(job.finished_at, now()) - job.started_at) AS took,
-    inspect.shortened(job.error ->> 'message', 40) AS error
+    inspect.shortened(job.error ->> 'message', 24) AS error
 FROM moonyard.jobs AS job
 JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
 LEFT JOIN moonyard.attempts AS attempt ON attempt.job_id = job.id AND attempt.number = job.attempt
@@ -61,11 +61,11 @@ CREATE VIEW inspect.stages AS
 SELECT
     job.number AS job,
     stage.attempt,
-    inspect.shortened(stage.name, 24) AS stage,
+    inspect.shortened(stage.name, 20) AS stage,
     stage.state,
-    inspect.shortened(stage.container, 32) AS container,
+    inspect.shortened(replace(stage.container, 'docker.io/library/', ''), 26) AS container,
     inspect.duration(coalesce(stage.finished_at, now()) - stage.started_at) AS took,
-    inspect.shortened(stage.error ->> 'message', 40) AS error
+    inspect.shortened(stage.error ->> 'message', 24) AS error
 FROM moonyard.stages AS stage
 JOIN moonyard.jobs AS job ON job.id = stage.job_id
 ORDER BY job.number DESC, stage.attempt DESC, stage.first_seq;
@@ -75,11 +75,11 @@ CREATE VIEW inspect.commands AS
 SELECT
     job.number AS job,
     command.attempt,
-    inspect.shortened(command.stage, 16) AS stage,
-    inspect.shortened(array_to_string(command.argv, ' '), 40) AS command,
+    inspect.shortened(command.stage, 14) AS stage,
+    inspect.shortened(array_to_string(command.argv, ' '), 36) AS command,
     command.code,
     inspect.duration(make_interval(secs => command.duration_seconds)) AS took,
-    inspect.shortened(command.container, 32) AS container
+    inspect.shortened(replace(command.container, 'docker.io/library/', ''), 26) AS container
 FROM moonyard.commands AS command
 JOIN moonyard.jobs AS job ON job.id = command.job_id
 ORDER BY job.number DESC, command.attempt DESC, command.seq;

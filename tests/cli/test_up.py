@@ -1,0 +1,310 @@
+"""A whole installation, as ``moonyard up`` starts it: submitted to, followed, killed in parts, and stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import pytest
+from anyio.streams.text import TextReceiveStream
+
+from tests.cli.command import ROOT, SECONDS, Printed, Running, argv, environment, moonyard, started
+
+WAITING = """
+return { name = "waiting", stages = { { name = "s", script = function(job)
+  log.info("attempt " .. job.attempt)
+  process.run({ command = "sh", args = { "-c", "echo started; until test -e go; do sleep 0.05; done; echo went" } })
+end } } }
+"""
+COUNTING = """
+return { name = "counting", stages = { { name = "s", script = function(job)
+  for i = 1, 400 do log.info("line " .. i) if i % 20 == 0 then time.sleep(0.1) end end
+end } } }
+"""
+# Waits in its first attempt and ends in its second: what a runner's death makes of a job can be seen.
+LOSING = """
+return { name = "losing", stages = { { name = "s", script = function(job)
+  log.info("attempt " .. job.attempt)
+  if job.attempt == 1 then process.run({ command = "sleep", args = { "1000" } }) end
+end } } }
+"""
+KEEPING = """
+return { name = "keeping", inputs = { text = { type = "string" } }, stages = { { name = "s", script = function(job)
+  process.run({ command = "sh", args = { "-c", 'printf "%s" "$TEXT" > out.txt' }, env = { TEXT = job.inputs.text } })
+  artifact.save({ path = "out.txt", name = "dir/out.txt" })
+end } } }
+"""
+
+
+class Installation:
+    """A running ``moonyard up``, and the command line that finds it."""
+
+    def __init__(self, folder: Path, ports: tuple[int, int], process: anyio.abc.Process) -> None:
+        self.folder = folder
+        self.state_folder = folder / "state"
+        self.addresses = [f"http://127.0.0.1:{port}" for port in ports]
+        self.process = process
+
+    async def __call__(self, *arguments: str, **more: str) -> Printed:
+        return await moonyard(*arguments, cwd=self.folder, MOONYARD_STATE_FOLDER=str(self.state_folder), **more)
+
+    def start(self, *arguments: str) -> AbstractAsyncContextManager[Running]:
+        return started(*arguments, cwd=self.folder, MOONYARD_STATE_FOLDER=str(self.state_folder))
+
+    async def push(self, *sources: str) -> None:
+        for index, source in enumerate(sources):
+            (self.folder / f"p{index}.lua").write_text(source, encoding="utf-8")
+            pushed = await self("pipeline", "push", f"p{index}.lua")
+            assert pushed.code == 0, pushed.stderr
+
+    async def submit(self, *arguments: str) -> str:
+        submitted = await self("submit", *arguments, "--json")
+        assert submitted.code == 0, submitted.stderr
+        return str(submitted.lines[0]["number"])
+
+    def part(self, matches: Callable[[list[str]], bool]) -> int:
+        """Find the process of a part by its command line."""
+        found = [pid for pid in descendants(self.process.pid) if matches(command_line(pid))]
+        assert len(found) == 1, [command_line(pid) for pid in descendants(self.process.pid)]
+        return found[0]
+
+    def orchestrator(self, port: str) -> int:
+        return self.part(lambda words: "orchestrator" in words and port in words)
+
+    def runner(self) -> int:
+        return self.part(lambda words: "runner" in words and "start" in words)
+
+
+def command_line(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return []
+
+
+def descendants(pid: int) -> list[int]:
+    try:
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text("ascii").split()]
+    except OSError:
+        return []
+    return [*children, *(below for child in children for below in descendants(child))]
+
+
+def two_ports() -> tuple[int, int]:
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port, port + 1
+
+
+@asynccontextmanager
+async def up(folder: Path, ports: tuple[int, int]) -> AsyncGenerator[tuple[Installation, str]]:
+    """Start everything; give it with what it said. What is still there at the end is stopped as a user stops it."""
+    settings = {"MOONYARD_STATE_FOLDER": str(folder / "state"), "MOONYARD_LEASE_SECONDS": "2"}
+    async with await anyio.open_process(
+        argv("up", "--port", str(ports[0])), cwd=folder, env=environment(**settings), stdin=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(drain, process.stderr)
+            said = ""
+            stream = TextReceiveStream(process.stdout)
+            with anyio.fail_after(SECONDS):
+                while "Ctrl-C\n" not in said:
+                    said += await stream.receive()
+            yield Installation(folder, ports, process), said
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+            with anyio.fail_after(SECONDS):
+                await process.wait()
+
+
+async def drain(stream: anyio.abc.ByteReceiveStream) -> None:
+    async for _ in stream:
+        pass
+
+
+@pytest.fixture
+async def installation(tmp_path: Path, image_map: dict[str, str]) -> AsyncGenerator[Installation]:
+    assert image_map, "images are there"
+    async with up(tmp_path, two_ports()) as (started_installation, _):
+        yield started_installation
+
+
+async def test_a_job_is_submitted_followed_kept_and_looked_at(installation: Installation) -> None:
+    for example in ("hello", "failing"):
+        assert (await installation("pipeline", "push", str(ROOT / "examples" / f"{example}.lua"))).code == 0
+    await installation.push(KEEPING)
+    hello = await installation("submit", "hello", "--input", "name=you", "--follow", "--json")
+    assert hello.code == 0, hello
+    assert hello.texts(source="stdout") == ["Hello, you, from a container!"]
+    assert (hello.job["state"], hello.job["number"]) == ("succeeded", 1)
+    assert [line["state"] for line in hello.lines if line["type"] == "job"] == ["queued", "running", "succeeded"]
+
+    failing = await installation("submit", "failing", "--follow", "--json")
+    assert failing.code == 1
+    assert [error.code for error in failing.errors] == ["stage_failed", "command_failed"]
+    assert failing.errors[1].where == "failing.lua:5"
+    shown = await installation("job", "2")
+    assert "exited with code 3" in shown.stdout
+
+    keeping = await installation("submit", "keeping", "--input", "text=ünï", "--follow")
+    assert keeping.code == 0, keeping
+    listed = await installation("artifact", "list", "3", "--json")
+    content = "ünï".encode()
+    assert [(row["name"], row["sha256"]) for row in listed.lines] == [
+        ("dir/out.txt", hashlib.sha256(content).hexdigest())
+    ]
+    got = await installation("artifact", "get", "3", "dir/out.txt", "-o", "got.txt")
+    assert got.code == 0, got.stderr
+    assert (installation.folder / "got.txt").read_bytes() == content
+
+    # Any replica knows it all, and so does psql.
+    for address in installation.addresses:
+        again = await installation("logs", "1", "--json", "--orchestrator", address)
+        assert again.lines == hello.lines
+    jobs = await installation("jobs", "--json")
+    assert [(row["number"], row["state"]) for row in jobs.lines] == [(3, "succeeded"), (2, "failed"), (1, "succeeded")]
+    looked = await installation("db", "psql", "-c", "SELECT text FROM inspect.log('1') WHERE source = 'stdout'")
+    assert "Hello, you, from a container!" in looked.stdout
+
+
+async def test_what_cannot_be_done_is_told_with_exit_code_2(installation: Installation) -> None:
+    await installation.push(KEEPING)
+    for arguments, words in {
+        ("submit", "keepin", "--input", "text=x"): ["`keepin`", "keeping"],
+        ("submit", "keeping", "--input", "txt=x"): ["`txt` is not an input", "`text` (string) is required"],
+        ("job", "99"): ["99"],
+        ("job", "no-id"): ["no-id"],
+        ("logs", "99"): ["99"],
+        ("cancel", "99"): ["99"],
+        ("artifact", "get", "99", "x"): ["99"],
+        ("pipeline", "show", "nothing"): ["nothing"],
+        ("token", "revoke", "00000000-0000-7000-8000-000000000000"): ["token"],
+    }.items():
+        printed = await installation(*arguments)
+        assert printed.code == 2, printed
+        assert printed.stdout == ""
+        for word in words:
+            assert word in printed.stderr, printed.stderr
+    (installation.folder / "wrong.lua").write_text('return { name = "p", requires = { "git" } }', encoding="utf-8")
+    pushed = await installation("pipeline", "push", "wrong.lua")
+    assert pushed.code == 2
+    assert "wrong.lua:1: `requires` is no field of a pipeline" in pushed.stderr
+    assert 'Write `plugins = { "git" }` instead.' in pushed.stderr
+    assert "wrong.lua:1: the pipeline has no stages" in pushed.stderr
+    refused = await installation("jobs", MOONYARD_TOKEN="moonyard_admin_wrong")
+    assert refused.code == 2
+    assert "token" in refused.stderr
+    unreachable = await installation("jobs", "--orchestrator", "http://127.0.0.1:1")
+    assert unreachable.code == 2
+    assert "orchestrator http://127.0.0.1:1 is unreachable (connection refused)" in unreachable.stderr
+    assert "hint: " in unreachable.stderr
+
+
+async def test_a_running_job_is_cancelled(installation: Installation) -> None:
+    await installation.push(WAITING)
+    number = await installation.submit("waiting")
+    async with installation.start("logs", number, "-f", "--json") as running:
+        await running.until(type="log", text="started")
+        cancelled = await installation("cancel", number)
+        assert cancelled.code == 0, cancelled.stderr
+        assert await running.rest() == 1
+        assert running.lines[-1]["state"] == "cancelled"
+    assert containers_of(running.lines[-1]["id"]) == []
+
+
+async def test_a_followed_log_is_whole_when_a_replica_is_killed(installation: Installation) -> None:
+    await installation.push(COUNTING)
+    number = await installation.submit("counting")
+    async with installation.start("logs", number, "-f", "--json") as running:
+        await running.until(type="log", text="line 30")
+        os.kill(installation.orchestrator(installation.addresses[0].rpartition(":")[2]), signal.SIGKILL)
+        assert await running.rest() == 0
+    texts = [line["text"] for line in running.lines if line["type"] == "log" and line["source"] == "lua"]
+    assert texts == [f"line {index}" for index in range(1, 401)]
+    assert running.lines[-1]["state"] == "succeeded"
+
+
+async def test_a_job_whose_runner_is_killed_is_run_again(installation: Installation) -> None:
+    await installation.push(LOSING)
+    number = await installation.submit("losing")
+    async with installation.start("logs", number, "-f", "--json") as running:
+        await running.until(type="log", text="attempt 1")
+        os.kill(installation.runner(), signal.SIGKILL)
+        assert await running.rest() == 0
+    states = [(line["attempt"], line["state"]) for line in running.lines if line["type"] == "job"]
+    assert states[0] == (0, "queued")
+    assert states[1] == (1, "running")
+    assert states[-1] == (2, "succeeded")
+    shown = await installation("job", number, "--json")
+    assert (shown.lines[0]["state"], shown.lines[0]["attempt"]) == ("succeeded", 2)
+    assert containers_of(shown.lines[0]["id"]) == []
+
+
+async def test_jobs_wait_out_a_restart_of_everything_and_the_first_token_is_shown_once(
+    tmp_path: Path, image_map: dict[str, str]
+) -> None:
+    assert image_map, "images are there"
+    ports = two_ports()
+    async with up(tmp_path, ports) as (installation, said):
+        assert "admin token" in said
+        await installation.push(LOSING, COUNTING)
+        os.kill(installation.runner(), signal.SIGSTOP)
+        stopped = installation.runner()
+        number = await installation.submit("counting")
+        os.kill(stopped, signal.SIGKILL)
+        installation.process.send_signal(signal.SIGTERM)
+        with anyio.fail_after(SECONDS):
+            assert await installation.process.wait() == 0
+    async with up(tmp_path, ports) as (installation, said):
+        assert "admin token" not in said
+        followed = await installation("logs", number, "-f", "--json")
+        assert followed.code == 0, followed
+        assert followed.texts(source="lua") == [f"line {index}" for index in range(1, 401)]
+
+
+async def test_a_second_up_with_the_same_state_is_refused(installation: Installation) -> None:
+    second = await moonyard(
+        "up", "--port", "1", cwd=installation.folder, MOONYARD_STATE_FOLDER=str(installation.state_folder)
+    )
+    assert second.code == 2
+    assert "another `moonyard up` runs with state folder" in second.stderr
+
+
+async def test_a_runner_is_registered_by_hand_and_a_used_token_is_refused(installation: Installation) -> None:
+    made = await installation("token", "create", "--kind", "registration", "--name", "by hand")
+    assert made.code == 0, made.stderr
+    token = made.stdout.strip()
+    for address, code in zip(installation.addresses, (0, 2), strict=True):
+        folder = installation.folder / f"runner-{code}"
+        registered = await installation(
+            "runner", "register", "--name", "second", "--orchestrator", address, "--state-folder", str(folder),
+            MOONYARD_REGISTRATION_TOKEN=token,
+        )  # fmt: skip
+        assert registered.code == code, registered
+        assert (folder / "runner.toml").exists() == (code == 0)
+    assert ((installation.folder / "runner-0" / "runner.toml").stat().st_mode & 0o777) == 0o600
+    listed = await installation("runner", "list", "--json")
+    assert "second" in {row["name"] for row in listed.lines}
+
+
+def containers_of(job: str) -> list[str]:
+    listed = subprocess.run(
+        ["podman", "ps", "--all", "--quiet", "--filter", f"label=moonyard.job={job}"], capture_output=True, check=False
+    )
+    return listed.stdout.decode().split()
