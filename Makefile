@@ -3,12 +3,50 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SAY := @printf '\n\033[1m%s\033[0m\n'
+ifeq ($(MAKE_TERMOUT),)
+SAY := @printf '\n%s\n'
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types images bench lock setup clean
+.PHONY: help demo test lint format images bench lock setup setup-dev clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+demo: images ## start everything, run a real project's tests in containers, and look at it with psql
+	@$(BIN)/python -m scripts.demo $(DEMO)
+
+test: setup-dev ## everything that CI checks: format, lint, types, layers, tests
+	@$(BIN)/python scripts/images
+	@$(MAKE) --no-print-directory lint
+	$(SAY) 'tests'
+	@$(BIN)/pytest --durations=10 --durations-min=5
+
+lint: setup-dev ## format, lint, strict types, the direction of imports, and luacheck
+	$(SAY) 'format and lint'
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	$(SAY) 'types'
+	@$(BIN)/basedpyright
+	$(SAY) 'layers'
+	@$(BIN)/lint-imports
+	$(SAY) 'Lua'
+	@luacheck --quiet plugins examples sandbox
+
+format: setup-dev ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix --quiet .
+
+images: setup ## build the stand-in images from Debian packages, and the map that names them
+	@$(BIN)/python scripts/images
+
+bench: images ## the benchmarks, in their short form; `python -m bench NAME` runs one in full
+	@$(BIN)/python -m bench process --quick
+	@$(BIN)/python -m bench pipeline --quick
+
+lock: ## write the lock files anew from pyproject.toml (needs uv)
+	@scripts/lock
 
 setup: ## install what is missing: Podman from Debian, the locked Python packages into .venv
 	@scripts/setup $(PYTHON) $(VENV) requirements.lock
@@ -17,34 +55,5 @@ setup-dev: ## the same with what tests and checks need
 	@scripts/setup $(PYTHON) $(VENV) requirements-dev.lock
 	@scripts/test-packages
 
-images: setup ## build the stand-in images from Debian packages, and the map that names them
-	@$(BIN)/python scripts/images
-
-demo: images ## start everything, run a real project's tests in containers, and look at it with psql
-	@$(BIN)/python -m scripts.demo
-
-test: setup-dev ## everything that CI checks: lint, format, types, layers, tests
-	@$(BIN)/python scripts/images
-	@$(MAKE) --no-print-directory lint
-	@$(BIN)/pytest -q
-
-lint: ## formatting, lint, strict types, the direction of imports
-	@$(BIN)/ruff format --check --quiet .
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/basedpyright
-	@$(BIN)/lint-imports
-	@luacheck --quiet plugins examples sandbox
-
-format: ## format the code
-	@$(BIN)/ruff format .
-	@$(BIN)/ruff check --fix --quiet .
-
-bench: images ## the benchmarks, in their short form
-	@$(BIN)/python -m bench process --quick --json
-	@$(BIN)/python -m bench pipeline --quick --json
-
-lock: ## write the lock files anew from pyproject.toml (needs uv)
-	@scripts/lock
-
 clean: ## remove the virtual environment and what demo and tests left in the checkout
-	@rm -rf $(VENV) .moonyard .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	@rm -rf $(VENV) .moonyard .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

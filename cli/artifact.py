@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from pathlib import Path
-from urllib.parse import quote
 
 import click
 
@@ -21,13 +21,14 @@ def artifact() -> None:
     """List and get the artifacts that jobs kept."""
 
 
-@artifact.command("list")
+@artifact.command("list", short_help="List the artifacts of a job.")
 @click.argument("job")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of a table.")
 @settings.setting("orchestrator")
 def list_artifacts(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
     """List the artifacts of the job with the number or id JOB."""
-    found = connection.ask(orchestrator, lambda client: client.get(f"/v1/jobs/{job}/artifacts", ArtifactList)).artifacts
+    path = connection.job_path(job)
+    found = connection.ask(orchestrator, lambda client: client.get(f"{path}/artifacts", ArtifactList)).artifacts
     if as_json:
         print_json(found)
         return
@@ -38,7 +39,7 @@ def list_artifacts(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) ->
     )
 
 
-@artifact.command()
+@artifact.command(short_help="Get an artifact, and check its SHA-256.")
 @click.argument("job")
 @click.argument("name")
 @click.option(
@@ -51,13 +52,15 @@ def list_artifacts(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) ->
 def get(job: str, name: str, output: Path | None, *, orchestrator: tuple[str, ...]) -> None:
     """Get the artifact NAME of the job JOB; its SHA-256 is checked before the file appears under its name."""
 
+    path = f"{connection.job_path(job)}/artifacts/{connection.in_path('artifact', name)}"
+
     async def download(client: Client) -> str:
-        async with client.stream(f"/v1/jobs/{job}/artifacts/{quote(name)}") as stream:
+        async with client.stream(path) as stream:
             expected = stream.headers.get("ETag", "").strip('"')
             target = output or Path(Path(name).name)
             digest = hashlib.sha256()
             if str(target) == "-":
-                binary = click.get_binary_stream("stdout")
+                binary = sys.stdout.buffer
                 async for chunk in stream.chunks():
                     digest.update(chunk)
                     binary.write(chunk)

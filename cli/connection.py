@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+from urllib.parse import quote
+from uuid import UUID
 
 import anyio
 
 from cli import settings
-from schema.client import Client
+from schema.client import Client, OrchestratorRefused
 from schema.errors import MoonyardError, single_error
 
 Result = TypeVar("Result")
@@ -33,7 +35,43 @@ def ask(orchestrators: tuple[str, ...], request: Callable[[Client], Awaitable[Re
 
     async def go() -> Result:
         with single_error():
-            async with Client.open(addresses, token) as client:
+            async with Client.open(addresses, token.text) as client:
                 return await request(client)
 
-    return anyio.run(go)
+    try:
+        return anyio.run(go)
+    except OrchestratorRefused as refusal:
+        if refusal.status not in {401, 403}:
+            raise
+        raise MoonyardError(
+            f"orchestrator {refusal.address} does not accept the token from {token.origin}: {refusal.message}",
+            code=refusal.code,
+            hint=refusal.hint,
+        ) from refusal
+
+
+def job_path(job: str) -> str:
+    """Give the path of a job that the user named by its number or id.
+
+    :raises MoonyardError: when it can be neither.
+    """
+    if not (job.isascii() and job.isdigit()):
+        try:
+            UUID(job)
+        except ValueError:
+            raise MoonyardError(
+                f"`{job}` is neither a job's number nor a job's id",
+                code="job_unknown",
+                hint="`moonyard jobs` lists jobs.",
+            ) from None
+    return f"/v1/jobs/{job}"
+
+
+def in_path(kind: str, name: str) -> str:
+    """Write a name into a path: it may hold slashes, and no part that would lead elsewhere.
+
+    :raises MoonyardError: when nothing can have that name.
+    """
+    if any(part in {"", ".", ".."} for part in name.split("/")):
+        raise MoonyardError(f"there is no {kind} `{name}`", code=f"{kind}_unknown")
+    return quote(name)

@@ -13,13 +13,16 @@ from schema.errors import MoonyardError
 
 @click.group()
 def db() -> None:
-    """Bring the database's schema up to date, or check it."""
+    """Upgrade or check the database's schema, or open psql."""
 
 
-@db.command()
+@db.command(short_help="Run the migrations that the database lacks.")
 @settings.setting("database_url")
 def upgrade(*, database_url: str | None) -> None:
-    """Run the migrations that the database lacks. Safe to run anywhere, any number of times: one run waits for another."""
+    """Run the migrations that the database lacks.
+
+    Safe to run anywhere and any number of times: one run waits for another.
+    """
     from schema import database
 
     url = _required(database_url)
@@ -31,19 +34,20 @@ def upgrade(*, database_url: str | None) -> None:
         click.echo(f"the database went from schema version {before or 'none'} to {head}")
 
 
-@db.command()
+@db.command(short_help="Compare the schema's version with the one needed.")
 @settings.setting("database_url")
 def check(*, database_url: str | None) -> None:
     """Compare the database's schema version with the one that this Moonyard needs."""
     from schema import database
 
-    current, head = database.check(_required(database_url))
+    url = _required(database_url)
+    current, head = database.check(url)
     if current != head:
-        raise database.schema_version_wrong(current, head)
+        raise database.schema_version_wrong(url, current, head)
     click.echo(f"the database has schema version {head}, as this Moonyard needs")
 
 
-@db.command()
+@db.command(short_help="Open psql on the database.")
 @click.option("-c", "--command", "statement", help="Run this statement and end.")
 @settings.setting("database_url")
 def psql(statement: str | None, *, database_url: str | None) -> None:
@@ -54,6 +58,7 @@ def psql(statement: str | None, *, database_url: str | None) -> None:
          SELECT * FROM inspect.log('17');
     """
     from cli import embedded
+    from schema import database
 
     url = _required(database_url or settings.Credentials.of().database_url)
     program = shutil.which("psql") or str(embedded.psql_program())

@@ -91,12 +91,12 @@ class PeopleDisplay:
         command = shlex.join(event.argv).replace("\n", "\\n").replace("\x1b", "␛")
         if len(command) > _COMMAND_LENGTH:
             command = command[: _COMMAND_LENGTH - 1] + "…"
+        rest = click.style(f"{event.duration:.3f} s  in {event.container}", fg="bright_black")
+        # The line comes when the command has ended, below its output: it tells a result.
         if event.code == 0:
-            result = click.style("✓", fg="green")
-        else:
-            result = click.style("✗ " + (event.error.code if event.error else f"exit code {event.code}"), fg="red")
-        rest = f"{event.duration:.3f} s  in {event.container}"
-        return f"  {click.style('$', bold=True)} {command}  {result} {click.style(rest, fg='bright_black')}"
+            return f"  {click.style('✓', fg='green')} {click.style(command, bold=True)}  {rest}"
+        how = event.error.code if event.error else f"exit code {event.code}"
+        return f"  {click.style('✗', fg='red')} {click.style(command, bold=True)}  {click.style(how, fg='red')}  {rest}"
 
     def _stage_line(self, event: StageEvent) -> str:
         mark, colour = _STATE_MARKS[event.state]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ DATABASE: Final = "moonyard"
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
+def postgres(folder: Path) -> Generator[str]:
     """Run an embedded Postgres with its data in ``folder`` and give the URL of its ``moonyard`` database.
 
     It listens on a socket in that folder alone. One that an earlier process left running is taken over.
@@ -24,7 +24,7 @@ def postgres(folder: Path) -> Iterator[str]:
     embedded = _library()
     folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        server = embedded.get_server(folder, cleanup_mode="stop")
+        server = embedded.get_server(folder, cleanup_mode="stop")  # pyright: ignore[reportPrivateImportUsage]  # its README's way
     except Exception as error:  # the library raises whatever went wrong below it; the server's log has the reason
         log = folder / "log"
         raise MoonyardError(

@@ -14,7 +14,9 @@ def lines_of(error: ErrorInfo, indent: str = "") -> list[str]:
     for depth, link in enumerate(chain(error)):
         label = click.style("error" if depth == 0 else "caused by", fg="red", bold=depth == 0)
         where = f"{link.where}: " if link.where else ""
-        written.append(f"{indent}{label}[{link.code}] {where}{link.message}")
+        # What an error only repeats of its cause is told once, below.
+        message = link.message if link.cause is None else link.message.removesuffix(f": {link.cause.message}")
+        written.append(f"{indent}{label}[{link.code}] {where}{message}")
         written += [f"{indent}    at {frame}" for frame in (link.trace or [])[:12]]
     hints = list(dict.fromkeys(link.hint for link in chain(error) if link.hint))
     return written + [f"{indent}{click.style('hint', fg='cyan')}: {hint}" for hint in hints]

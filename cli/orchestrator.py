@@ -9,7 +9,7 @@ from cli import settings
 from schema.errors import MoonyardError, single_error
 
 
-@click.command()
+@click.command(short_help="Run one orchestrator before a Postgres.")
 @settings.setting("database_url")
 @settings.setting("host")
 @settings.setting("port")
@@ -28,7 +28,10 @@ def orchestrator(*, database_url: str | None, host: str, port: int, lease_second
         raise MoonyardError(
             "an orchestrator needs a Postgres, and none is named",
             code="setting_missing",
-            hint="Give --database-url, MOONYARD_DATABASE_URL, or `database_url` in moonyard.toml; `moonyard up` brings one.",
+            hint=(
+                "Give --database-url, MOONYARD_DATABASE_URL, or `database_url` in moonyard.toml; "
+                "`moonyard up` brings one."
+            ),
         )
     chosen = OrchestratorSettings(database_url=database_url, host=host, port=port, lease_seconds=lease_seconds)
 

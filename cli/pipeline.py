@@ -20,7 +20,7 @@ def pipeline() -> None:
     """Push pipelines to an orchestrator and look at them."""
 
 
-@pipeline.command()
+@pipeline.command(short_help="Check pipeline files and push them.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of text.")
 @settings.setting("orchestrator")
@@ -62,14 +62,15 @@ def list_pipelines(*, as_json: bool, orchestrator: tuple[str, ...]) -> None:
     )
 
 
-@pipeline.command()
+@pipeline.command(short_help="Show a pipeline: inputs, stages, source.")
 @click.argument("name")
 @click.option("--source", is_flag=True, help="Print the Lua source alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("orchestrator")
 def show(name: str, *, source: bool, as_json: bool, orchestrator: tuple[str, ...]) -> None:
     """Show the newest version of the pipeline NAME: its inputs, stages and source."""
-    version = connection.ask(orchestrator, lambda client: client.get(f"/v1/pipelines/{name}", PipelineVersion))
+    path = f"/v1/pipelines/{connection.in_path('pipeline', name)}"
+    version = connection.ask(orchestrator, lambda client: client.get(path, PipelineVersion))
     if as_json:
         click.echo(msgspec.json.encode(version).decode())
         return

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import anyio
 import anyio.abc
@@ -15,9 +18,12 @@ from cli import settings
 from cli.display import Display, display
 from cli.main import EXIT_JOB_FAILED
 from schema import times
-from schema.errors import MoonyardError, single_error
+from schema.errors import ErrorInfo, MoonyardError, single_error
 from schema.events import JobEvent, encode_line
+from schema.states import JobState
 from schema.wire import SOURCE_BYTES_MAXIMUM
+
+ARTIFACT_FOLDER: Final = Path(".moonyard") / "artifacts"
 
 
 @click.command(short_help="Run a pipeline file here and now, without a server.")
@@ -51,23 +57,24 @@ def run(
       moonyard run examples/hello.lua
       moonyard run build.lua --input ref=main --json
     """
-    from runner import local
-    from runner.engine.settings import EngineSettings
-
     if not verbose:
         logging.getLogger().setLevel(logging.WARNING)
     shown = display(as_json=as_json, verbose=verbose)
     try:
+        from runner import local
+        from runner.engine.settings import EngineSettings
+
         source = read_pipeline(file)
         given: dict[str, object] = dict(parse_inputs(inputs))
         stop = anyio.Event()
 
         async def go() -> JobEvent:
+            final: JobEvent | None = None
             with single_error():
                 async with anyio.create_task_group() as tasks:
                     await tasks.start(_stop_on_signal, stop)
                     final = await local.run(
-                        filename=file.name,
+                        filename=os.fsencode(file.name).decode(errors="backslashreplace"),
                         source=source,
                         inputs=given,
                         engine_settings=EngineSettings(
@@ -76,39 +83,72 @@ def run(
                             default_image=default_image,
                             state_folder=state_folder,
                         ),
-                        artifact_folder=Path(".moonyard") / "artifacts",
-                        print_lines=shown.show,
+                        artifact_folder=ARTIFACT_FOLDER,
+                        print_lines=lambda lines: _print(shown, lines),
                         stop=stop,
                     )
                     tasks.cancel_scope.cancel()
+            assert final is not None, "a run that raised nothing has a final event"
             return final
 
         final = anyio.run(go)
     except MoonyardError as error:
-        _end_with(error, shown, as_json=as_json)
+        _end_with("failed", error.info, shown, as_json=as_json)
         raise
+    except click.UsageError as error:
+        _end_with("failed", ErrorInfo(code="usage", message=error.format_message()), shown, as_json=as_json)
+        raise
+    except KeyboardInterrupt:  # so early that there is no job yet to be cancelled
+        _end_with("cancelled", None, shown, as_json=as_json)
+        return EXIT_JOB_FAILED
+    kept = ARTIFACT_FOLDER / final.job
+    if kept.is_dir() and not as_json:
+        click.echo(f"artifacts are in {kept}", err=True)
     return 0 if final.state == "succeeded" else EXIT_JOB_FAILED
 
 
 async def _stop_on_signal(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    # A closed terminal ends a run as Ctrl-C does, but for one that was told to outlive it (`nohup`).
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hangup) as signals:
         task_status.started()
         async for number in signals:
-            if stop.is_set():
-                click.echo("cleaning up; a moment longer ...", err=True)
-            else:
-                click.echo(f"{number.name}: cancelling the job and removing its containers ...", err=True)
+            with suppress(OSError):  # whoever read our stderr may have gone first
+                if stop.is_set():
+                    click.echo("cleaning up; a moment longer ...", err=True)
+                else:
+                    click.echo(f"{number.name}: cancelling the job and removing its containers ...", err=True)
             stop.set()
 
 
-def _end_with(error: MoonyardError, shown: Display, *, as_json: bool) -> None:
+def _print(shown: Display, lines: bytes) -> None:
+    """Show lines.
+
+    :raises BrokenPipeError: when whoever read them has gone.
+    :raises MoonyardError: when they cannot be written for another reason.
+    """
+    try:
+        shown.show(lines)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer must not be tried again when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise MoonyardError(
+            f"the job was cancelled: its output cannot be written to stdout ({error.strerror})",
+            code="output_lost",
+            hint="Is the disk full that stdout goes to?",
+        ) from error
+
+
+def _end_with(state: JobState, error: ErrorInfo | None, shown: Display, *, as_json: bool) -> None:
     """Give programs the last line that they wait for, also where no job could be made."""
     if as_json and shown.final is None:
-        from runner.local import uuid7
+        from schema.ids import uuid7
 
-        job = uuid7()
+        job = str(uuid7())
         line = encode_line(
-            JobEvent(at=times.now(), job=job, attempt=1, seq=1, id=job, number=None, state="failed", error=error.info)
+            JobEvent(at=times.now(), job=job, attempt=1, seq=1, id=job, number=None, state=state, error=error)
         )
         sys.stdout.buffer.write(line)
         sys.stdout.buffer.flush()
@@ -165,5 +205,7 @@ def parse_inputs(inputs: tuple[str, ...]) -> dict[str, str]:
             raise click.UsageError(f"--input takes NAME=VALUE, got `{text}`")
         if name in parsed:
             raise click.UsageError(f"--input {name} is given twice")
+        if not value.isascii() and os.fsencode(value).decode(errors="replace") != value:
+            raise click.UsageError(f"--input {name} is not UTF-8 text: {os.fsencode(value)!r}")
         parsed[name] = value
     return parsed

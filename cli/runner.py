@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import anyio
@@ -22,12 +23,12 @@ from schema.wire import RunnerList, RunnerRegister, RunnerRegistered
 CREDENTIALS_FILE = "runner.toml"
 
 
-@click.group()
+@click.group(short_help="Register and start a runner; list the runners.")
 def runner() -> None:
     """Register this machine as a runner, start it, and list the runners."""
 
 
-@runner.command()
+@runner.command(short_help="Register this machine as a runner.")
 @click.option("--name", default=socket.gethostname, show_default="this machine's name", help="The runner's name.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("orchestrator")
@@ -39,9 +40,7 @@ def register(name: str, *, as_json: bool, orchestrator: tuple[str, ...], state_f
     An admin makes registration tokens with `moonyard token create --kind registration --name NAME`.
     """
     addresses = list(orchestrator) or [settings.DEFAULT_ADDRESS]
-    token = os.environ.get("MOONYARD_REGISTRATION_TOKEN") or click.prompt(
-        "registration token", hide_input=True, err=True
-    )
+    token = os.environ.get("MOONYARD_REGISTRATION_TOKEN") or _ask_for_token(addresses[0])
 
     async def go() -> RunnerRegistered:
         with single_error():
@@ -63,7 +62,7 @@ def register(name: str, *, as_json: bool, orchestrator: tuple[str, ...], state_f
         click.echo(f"runner `{registered.name}` is registered; `moonyard runner start` starts it")
 
 
-@runner.command()
+@runner.command(short_help="Start the runner that was registered here.")
 @settings.setting("orchestrator")
 @settings.setting("state_folder")
 @settings.setting("capacity")
@@ -90,7 +89,7 @@ def start(
             code="runner_not_registered",
             hint="`moonyard runner register --orchestrator URL` does that, with a registration token.",
         )
-    credentials = settings.read_toml(path)
+    credentials = _Credentials.read(path)
     chosen = agent.AgentSettings(
         engine=EngineSettings(
             socket=engine_socket,
@@ -98,8 +97,8 @@ def start(
             default_image=default_image,
             state_folder=state_folder,
         ),
-        orchestrators=list(orchestrator) or list(credentials["orchestrator"]),
-        token=str(credentials["token"]),
+        orchestrators=list(orchestrator) or credentials.orchestrator,
+        token=credentials.token,
         version=importlib.metadata.version("moonyard"),
         capacity=capacity,
         drain_seconds=drain_seconds,
@@ -110,9 +109,7 @@ def start(
         with single_error():
             async with anyio.create_task_group() as tasks:
                 await tasks.start(_stop_on_signal, stop)
-                click.echo(
-                    f"runner `{credentials['name']}` starts; it asks {', '.join(chosen.orchestrators)}", err=True
-                )
+                click.echo(f"runner `{credentials.name}` starts; it asks {', '.join(chosen.orchestrators)}", err=True)
                 await agent.serve(chosen, stop)
                 tasks.cancel_scope.cancel()
 
@@ -136,6 +133,37 @@ def list_runners(*, as_json: bool, orchestrator: tuple[str, ...]) -> None:
         ],
         "no runners yet: `moonyard token create --kind registration --name NAME`, then `moonyard runner register`",
     )
+
+
+def _ask_for_token(address: str) -> str:
+    if not sys.stdin.isatty():
+        raise MoonyardError(
+            f"there is no registration token to show to orchestrator {address}",
+            code="token_missing",
+            hint=(
+                "Set MOONYARD_REGISTRATION_TOKEN. An admin makes one with "
+                "`moonyard token create --kind registration --name NAME`."
+            ),
+        )
+    return click.prompt("registration token", hide_input=True, err=True)
+
+
+class _Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """What registering left in the state folder."""
+
+    name: str
+    orchestrator: list[str]
+    token: str
+
+    @classmethod
+    def read(cls, path: Path) -> _Credentials:
+        try:
+            return msgspec.convert(settings.read_toml(path), cls)
+        except msgspec.ValidationError as error:
+            raise settings.SettingsInvalid(
+                f"{path} is not what `moonyard runner register` writes ({error})",
+                hint="Register the runner again: `moonyard runner register --orchestrator URL`.",
+            ) from error
 
 
 async def _stop_on_signal(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:

@@ -11,7 +11,7 @@ import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import click
 import platformdirs
@@ -70,7 +70,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsInvalid(f"settings file {path} cannot be read: {error}") from error
+        raise SettingsInvalid(f"settings file {path} cannot be read: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    return (error.strerror or type(error).__name__).lower() if isinstance(error, OSError) else str(error)
 
 
 class SettingOption(click.Option):
@@ -144,13 +148,21 @@ def setting(name: str) -> Callable[[Decorated], Decorated]:
     )
 
 
-def token(state_folder: Path | None = None) -> str | None:
+class FoundToken(NamedTuple):
+    text: str
+    origin: str
+    """Where it was found, for messages: whoever has several wants to know which one was refused."""
+
+
+def token(state_folder: Path | None = None) -> FoundToken | None:
     """Find the user's token: ``MOONYARD_TOKEN``, the settings file, or what ``moonyard up`` left for this user."""
-    if value := os.environ.get("MOONYARD_TOKEN"):
-        return value.strip()
+    if value := os.environ.get("MOONYARD_TOKEN", "").strip():
+        return FoundToken(value, "MOONYARD_TOKEN")
     if value := file_settings().get("token"):
-        return str(value)
-    return Credentials.of(state_folder).token
+        return FoundToken(str(value), str(settings_file()))
+    if value := Credentials.of(state_folder).token:
+        return FoundToken(value, str(Credentials.path(state_folder)))
+    return None
 
 
 class Credentials:

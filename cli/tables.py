@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import click
 import msgspec
+
+_WIDTH_UNLIMITED: Final = 100_000
 
 
 def print_json(rows: Sequence[msgspec.Struct]) -> None:
@@ -30,8 +33,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: st
     for row in rows:
         table.add_row(*(Text.from_ansi(cell) for cell in row))
     console = Console()
-    # Without a terminal there is no width to keep to: a cell is then never folded, so that rows stay lines.
-    console.print(table, soft_wrap=not console.is_terminal)
+    if not console.is_terminal:
+        # There is no width to keep to: a cell is never folded, so that rows stay lines.
+        console = Console(width=_WIDTH_UNLIMITED)
+    console.print(table)
 
 
 def age(moment: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import click
 import msgspec
 
@@ -16,7 +17,7 @@ def token() -> None:
     """Create, list and revoke tokens."""
 
 
-@token.command()
+@token.command(short_help="Create a token and show it, once.")
 @click.option(
     "--kind",
     type=click.Choice(["admin", "registration"]),
@@ -51,7 +52,7 @@ def create(
     if database_url is not None and not orchestrator:
         from orchestrator import tokens
 
-        made = tokens.create_on_database(database_url, message)
+        made = anyio.run(tokens.create_on_database, database_url, message)
     else:
         made = connection.ask(orchestrator, lambda client: client.post("/v1/tokens", Token, message))
     if as_json:
@@ -94,8 +95,10 @@ def list_tokens(*, as_json: bool, orchestrator: tuple[str, ...]) -> None:
 def revoke(token_id: str, *, orchestrator: tuple[str, ...]) -> None:
     """Revoke the token ID: it is refused from now on."""
 
+    path = f"/v1/tokens/{connection.in_path('token', token_id)}"
+
     async def send(client: Client) -> None:
-        await client.delete(f"/v1/tokens/{token_id}", object)
+        await client.delete(path, object)
 
     connection.ask(orchestrator, send)
     click.echo(f"token {token_id} revoked")

@@ -12,6 +12,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Generator
@@ -50,9 +51,12 @@ def up(*, database_url: str | None, state_folder: Path, port: int, replicas: int
     on --port and the ports after it, and a runner is registered and started. The first admin token is made and shown
     once; this user's other `moonyard` commands find it by themselves.
     """
+    if port == 0:
+        raise click.UsageError("--port 0 means any free port, and the runner has to know which: name one")
     state_folder = state_folder.resolve()
     with ExitStack() as stack:
         stack.enter_context(_only_one(state_folder))
+        _check_ports(range(port, port + replicas))
         if database_url is None:
             _say("postgres", "starting the embedded one ...")
             database_url = stack.enter_context(embedded.postgres(state_folder / "postgres"))
@@ -83,6 +87,23 @@ def _only_one(state_folder: Path) -> Generator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _check_ports(ports: range) -> None:
+    """See that the orchestrators will get their ports: another installation's would answer in their place."""
+    for port in ports:
+        try:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            why = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "there is no such port"
+            raise MoonyardError(
+                f"`moonyard up` needs {len(ports)} ports from {ports[0]} on, one for each orchestrator, and "
+                f"127.0.0.1:{port} cannot be had ({why})",
+                code="address_unusable",
+                hint="Is another `moonyard up` running? --port names the first of other ports.",
+            ) from error
 
 
 def _migrate(database_url: str) -> None:

@@ -19,6 +19,14 @@ REGISTRATION: Final[dict[str, Access]] = {KEY: "registration"}
 RUNNER: Final[dict[str, Access]] = {KEY: "runner"}
 
 
+_HINTS: Final[dict[Access, str]] = {
+    "public": "",
+    "admin": "`moonyard token create` makes an admin token.",
+    "registration": "`moonyard token create --kind registration --name NAME` makes a registration token.",
+    "runner": "A runner gets its token when it registers: `moonyard runner register`.",
+}
+
+
 async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Let a request through to a handler, or not, before its body is read.
 
@@ -31,7 +39,7 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     identity = await parts.of(connection).authentication.verify(connection.headers.get("authorization"))
     if identity.kind != access:
         raise Forbidden(
-            f"this route is for {access or 'no'} tokens, and a token of kind {identity.kind} was sent",
-            hint=None if access is None else f"Use a token of kind {access}.",
+            f"{connection.url.path} is for tokens of kind {access or 'none'}, and this one is of kind {identity.kind}",
+            hint=None if access is None else _HINTS[access],
         )
     connection.scope["auth"] = identity

@@ -19,9 +19,10 @@ from uuid import UUID
 
 import msgspec
 
-from orchestrator.database import Database
+from orchestrator.database import Database, Row
 from orchestrator.problems import Unauthenticated
 from orchestrator.sql import tokens as sql
+from schema import times
 from schema.wire import TokenKind
 
 REMEMBER_SECONDS: Final = 2.0
@@ -67,19 +68,16 @@ class Authentication:
         scheme, _, secret = authorization.partition(" ")
         secret = secret.strip()
         if scheme.lower() != "bearer" or not _TOKEN.fullmatch(secret) or _checksum(secret[:-8]) != secret[-8:]:
-            raise Unauthenticated("what was sent as token is none of Moonyard's, or a part of one", hint=_HINT)
+            raise Unauthenticated("what was sent as token is none of Moonyard's, or only a part of one", hint=_HINT)
         key = hashed(secret)
         now = time.monotonic()
         remembered = self._remembered.get(key)
         if remembered is not None and remembered[1] > now:
             return remembered[0]
         row = await self._database.row(sql.FIND, key)
-        if row is None:
+        if row is None or row["state"] != "valid":
             self._remembered.pop(key, None)
-            raise Unauthenticated(
-                "the token is not valid: it was revoked, has expired, is used up, or belongs to another installation",
-                hint="`moonyard token create` makes a new one.",
-            )
+            raise Unauthenticated(_why_not(row), hint="`moonyard token create` makes a new one.")
         identity = Identity(token=row["id"], kind=row["kind"], runner=row["runner_id"])
         if len(self._remembered) >= REMEMBERED_MAXIMUM:
             self._remembered.clear()
@@ -96,6 +94,19 @@ class Authentication:
         used, self._used = self._used, set()
         if used:
             await self._database.rows(sql.TOUCH, list(used))
+
+
+def _why_not(row: Row | None) -> str:
+    if row is None:
+        return "this installation has no such token: it was made by another one, or on another database"
+    named = f"the {row['kind']} token `{row['name']}`"
+    match row["state"]:
+        case "revoked":
+            return f"{named} was revoked at {times.rfc3339(row['revoked_at'])}"
+        case "expired":
+            return f"{named} expired at {times.rfc3339(row['expires_at'])}"
+        case _:
+            return f"{named} is used up: it could be used a limited number of times"
 
 
 def _checksum(text: str) -> str:

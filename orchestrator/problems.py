@@ -15,6 +15,7 @@ import asyncpg
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, SerializationException, ValidationException
+from litestar.handlers import HTTPRouteHandler
 
 from schema.database import DatabaseUnavailable
 from schema.definition import InputsInvalid, PipelineInvalid
@@ -81,6 +82,13 @@ class TooLarge(Refusal):
     status = 413
 
 
+class MediaTypeUnsupported(Refusal):
+    """A body that is said to be of a type that the route does not take."""
+
+    code = "media_type_unsupported"
+    status = 415
+
+
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Turn whatever ended a request into its answer."""
     problem, headers = _problem(request, error)
@@ -108,6 +116,10 @@ def _problem(request: Request[Any, Any, Any], error: Exception) -> tuple[Problem
             return _of(error, 500, path), {}
         case HTTPException():
             return _of_framework(request, error, path), dict(error.headers or {})
+        case RecursionError():
+            log.warning("%s %s: the body is nested too deeply", request.method, path, exc_info=error)
+            nested = Refusal("the body is nested too deeply: nothing that this API takes is", code="body_invalid")
+            return _of(nested, nested.status, path), {}
         case asyncpg.CharacterNotInRepertoireError() | asyncpg.UntranslatableCharacterError():
             invalid = RequestInvalid("the request holds a text with a NUL character, which Postgres cannot store")
             return _of(invalid, invalid.status, path), {}
@@ -138,7 +150,7 @@ def _of_framework(request: Request[Any, Any, Any], error: HTTPException, path: s
     hint = None
     match error:
         case ValidationException():
-            detail = _what_is_invalid(error)
+            detail, hint = _what_is_invalid(request, error), "GET /v1/openapi.json describes what every route takes."
         case _ if isinstance(error.__cause__, SerializationException):
             code, detail = "body_invalid", f"the body is no JSON: {error.detail}"
         case _ if status == 404:
@@ -155,16 +167,26 @@ def _of_framework(request: Request[Any, Any, Any], error: HTTPException, path: s
     )
 
 
-def _what_is_invalid(error: ValidationException) -> str:
+def _what_is_invalid(request: Request[Any, Any, Any], error: ValidationException) -> str:
     problems: list[Any] = error.extra if isinstance(error.extra, list) else []
-    told = [_told(problem) for problem in problems if isinstance(problem, dict)]  # pyright: ignore[reportUnknownArgumentType]
+    told = [_told(request, problem) for problem in problems if isinstance(problem, dict)]  # pyright: ignore[reportUnknownArgumentType]
     return f"the request is invalid: {'; '.join(told)}" if told else error.detail
 
 
-def _told(problem: dict[str, Any]) -> str:
+def _told(request: Request[Any, Any, Any], problem: dict[str, Any]) -> str:
     key, message = str(problem.get("key", "")), str(problem.get("message", ""))
     if key == "data":
         # The framework says 'data' for a body that is missing altogether.
-        message = "a JSON object is expected as body" if message == "'data'" else message
-        return re.sub(r"^Object", "the body", message)
-    return f"`{key}`: {message}"
+        if message == "'data'":
+            return "a JSON object is expected as body"
+        message = message.replace("Object missing required field", "the body lacks the required field")
+        message = message.replace("Object contains unknown field", "the body has an unknown field")
+        return re.sub(r"^Expected", "the body is wrong: expected", message)
+    return f"`{_name(request, key)}`: {message}"
+
+
+def _name(request: Request[Any, Any, Any], key: str) -> str:
+    """Give the name that a client knows a parameter by: the framework tells our function's."""
+    handler = request.scope["route_handler"]
+    field = handler.parsed_fn_signature.parameters.get(key) if isinstance(handler, HTTPRouteHandler) else None
+    return getattr(field and field.kwarg_definition, "name", None) or key

@@ -76,7 +76,7 @@ async def run(
     """
     current, head = await anyio.to_thread.run_sync(schema_database.check, settings.database_url)
     if current != head:
-        raise schema_database.schema_version_wrong(current, head)
+        raise schema_database.schema_version_wrong(settings.database_url, current, head)
     with _listening_socket(settings.host, settings.port) as listening:
         async with (
             Checker.open() as checker,

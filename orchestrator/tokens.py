@@ -48,7 +48,7 @@ async def create_on_database(url: str, message: TokenCreate) -> Token:
     """
     current, head = await anyio.to_thread.run_sync(schema_database.check, url)
     if current != head:
-        raise schema_database.schema_version_wrong(current, head)
+        raise schema_database.schema_version_wrong(url, current, head)
     async with Database.open(url, connections_maximum=1) as database:
         return await create(database, message)
 

@@ -118,6 +118,7 @@ class Agent:
 
     async def _claim_for_ever(self, jobs: anyio.abc.TaskGroup) -> None:
         pause = PAUSE_SECONDS_FIRST
+        has_failed = False
         while True:
             slots = self._settings.capacity - len(self._running)
             if not slots:
@@ -141,8 +142,11 @@ class Agent:
                 log.warning("polling failed: %s; next try in %.1f s", error.message, wait)
                 await anyio.sleep(wait)
                 pause = min(pause * 2, PAUSE_SECONDS_MAXIMUM)
+                has_failed = True
                 continue
-            pause = PAUSE_SECONDS_FIRST
+            if has_failed:
+                log.info("orchestrator %s answers again", self._client.address)
+            pause, has_failed = PAUSE_SECONDS_FIRST, False
             for assignment in claimed.assignments:
                 self._start(assignment, jobs)
 
@@ -208,7 +212,9 @@ class Agent:
                     )
                 except (OrchestratorRefused, OrchestratorUnreachable) as error:
                     self._raise_if_rejected(error)
-                    log.warning("heartbeat failed: %s", error.message)
+                    # Without a job nothing depends on it, and the claim tells of the same trouble.
+                    level = logging.WARNING if holding else logging.DEBUG
+                    log.log(level, "heartbeat failed: %s; next try in %.1f s", error.message, wait / 4)
                     await anyio.sleep(wait / 4)
                     continue
                 self._hear(answer, {held.job: held.attempt for held in holding})
@@ -233,8 +239,11 @@ class Agent:
     def _raise_if_rejected(self, error: MoonyardError) -> None:
         if isinstance(error, OrchestratorRefused) and error.status in {401, 403}:
             raise RunnerRejected(
-                f"orchestrator {error.address} does not accept this runner's token ({error.message})",
-                hint="It was revoked, or belongs to another installation: register the runner again.",
+                f"orchestrator {error.address} does not accept this runner's token: {error.message}",
+                hint=(
+                    "Register the runner again: `moonyard token create --kind registration --name NAME`, then "
+                    "`moonyard runner register`."
+                ),
             ) from error
 
 

@@ -56,6 +56,7 @@ class JobContainers:
         self._kept: dict[str, Container] = {}
         """Of the job and of stages, by ``""`` and the stages' names."""
         self._blocks: dict[str, Container] = {}
+        self._block_stages: dict[str, str] = {}
         self._making: dict[str, anyio.Lock] = {}
         self._to_remove: set[Container] = set()
 
@@ -94,9 +95,11 @@ class JobContainers:
         container = await self._make(spec(self._spec(image, "block")), stage, quiet=quiet)
         handle = next(self._handles)
         self._blocks[handle] = container
+        self._block_stages[handle] = stage
         return handle
 
     def close_block(self, handle: str) -> None:
+        self._block_stages.pop(handle, None)
         container = self._blocks.pop(handle, None)
         if container is not None:
             self._tasks.start_soon(self._remove, container)
@@ -106,10 +109,16 @@ class JobContainers:
         if container is not None:
             self._tasks.start_soon(self._remove, container)
 
+    def close_blocks_of(self, stage: str) -> None:
+        """Close the blocks that a stage's script left open: one that was stopped does not come to their ends."""
+        for handle in [handle for handle, opened_by in self._block_stages.items() if opened_by == stage]:
+            self.close_block(handle)
+
     async def remove_all(self) -> None:
         """Remove every container of the job that is still there, and wait for those under way."""
         self._kept.clear()
         self._blocks.clear()
+        self._block_stages.clear()
         async with anyio.create_task_group() as tasks:
             for container in list(self._to_remove):
                 tasks.start_soon(self._remove, container)

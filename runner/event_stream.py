@@ -25,6 +25,7 @@ from schema.states import JobState, Level, Source, StageState
 BUFFER_BYTES_MAXIMUM: Final = 4 * 1024 * 1024
 BATCH_BYTES: Final = 1024 * 1024
 LOG_BYTES_MAXIMUM: Final = 256 * 1024 * 1024
+ARGV_LENGTH_MAXIMUM: Final = 64 * 1024
 LINE_OVERHEAD_BYTES: Final = 64
 """What a line costs besides its text, roughly, so that a flood of empty lines meets the limit too."""
 
@@ -57,6 +58,7 @@ class EventStream:
         self._log_bytes_maximum = log_bytes_maximum
         self._lines_dropped = 0
         self._bytes_dropped = 0
+        self._nobody_listens = False
 
     async def log(self, stage: str | None, level: Level, source: Source, text: str) -> None:
         await self.log_lines(stage, level, source, [text])
@@ -67,7 +69,7 @@ class EventStream:
         at = times.now()
         for text in lines:
             cost = len(text) + LINE_OVERHEAD_BYTES
-            if self._log_bytes_left < cost and source != "system":
+            if source != "system" and (self._lines_dropped or self._log_bytes_left < cost):
                 await self._drop(stage, at, text)
                 continue
             self._log_bytes_left -= cost
@@ -130,7 +132,7 @@ class EventStream:
                 attempt=self.attempt,
                 seq=self._seq,
                 stage=stage,
-                argv=argv,
+                argv=shortened(argv),
                 container=container,
                 code=code,
                 duration=duration,
@@ -170,7 +172,19 @@ class EventStream:
         self._filled.set()
 
     async def deliver_all(self) -> None:
-        """Deliver batches in order until ``finish`` was called and nothing is left."""
+        """Deliver batches in order until ``finish`` was called and nothing is left.
+
+        When the sink raises, nobody listens any more: what is told from then on is thrown away, and no teller waits,
+        for those who clean up after a job tell things too.
+        """
+        try:
+            await self._deliver_all()
+        except BaseException:
+            self._nobody_listens = True
+            self._forget_buffer()
+            raise
+
+    async def _deliver_all(self) -> None:
         while True:
             if not self._buffer:
                 if self._finished:
@@ -185,6 +199,11 @@ class EventStream:
             self._drained.set()
             self._drained = anyio.Event()
 
+    def _forget_buffer(self) -> None:
+        self._buffer.clear()
+        self._buffer_bytes = 0
+        self._drained.set()
+
     def _batch(self) -> tuple[list[bytes], int]:
         if self._buffer_bytes <= BATCH_BYTES:
             return self._buffer[:], self._buffer_bytes
@@ -196,6 +215,8 @@ class EventStream:
         return self._buffer[:], size
 
     def _append(self, event: AnyEvent) -> None:
+        if self._nobody_listens:
+            return
         line = encode_line(event)
         self._buffer.append(line)
         self._buffer_bytes += len(line)
@@ -223,3 +244,18 @@ class EventStream:
             )
         self._lines_dropped += 1
         self._bytes_dropped += len(text)
+
+
+def shortened(argv: list[str]) -> list[str]:
+    """Cut a command line that no event can hold, and say how much is left out."""
+    if sum(len(word) + 1 for word in argv) <= ARGV_LENGTH_MAXIMUM:
+        return argv
+    kept: list[str] = []
+    room = ARGV_LENGTH_MAXIMUM
+    for count, word in enumerate(argv):
+        if room <= 0:
+            kept.append(f"... ({len(argv) - count} more arguments)")
+            break
+        kept.append(word if len(word) <= room else f"{word[:room]}... ({len(word) - room} more characters)")
+        room -= len(word) + 1
+    return kept

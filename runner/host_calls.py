@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from runner.job_context import Call, JobContext
+from runner.lines import LineSplitter
 from runner.modules import artifact, container, process, time
 from sandbox.process import Value
 from schema.errors import MoonyardError
@@ -47,4 +48,5 @@ class JobHostCalls:
             ) from defect
 
     async def log(self, stage: str, level: Level, text: str) -> None:
-        await self._job.stream.log_lines(stage, level, "lua", text.split("\n"))
+        lines = LineSplitter().feed(text.encode(errors="backslashreplace") + b"\n")
+        await self._job.stream.log_lines(stage, level, "lua", lines)

@@ -165,10 +165,13 @@ class Job:
                 while waiting:
                     await self._run_stage(waiting.pop(0), sandbox, facts, calls, context)
             if scope.cancelled_caught:
-                raise JobTimeout(f"job of pipeline `{definition.name}` ran longer than its timeout of {seconds:g} s")
-        except MoonyardError:
-            for stage in waiting:
-                await self._stream.stage(stage.name, "skipped")
+                raise JobTimeout(  # noqa: TRY301  # all that ends a job early passes by the same place
+                    f"job of pipeline `{definition.name}` ran longer than its timeout of {seconds:g} s"
+                )
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                for stage in waiting:
+                    await self._stream.stage(stage.name, "skipped")
             raise
 
     async def _run_stage(
@@ -178,7 +181,8 @@ class Job:
             try:
                 await self._try_stage(stage, sandbox, facts, calls, context)
             except StageFailed as failure:
-                if not tries_left:
+                # A script that could only be stopped with its whole process has nothing left to be tried again in.
+                if not tries_left or not sandbox.is_alive:
                     raise
                 await self._stream.log(
                     stage.name, "warn", "system", f"{failure.message}; trying again ({tries_left} left)"
@@ -206,6 +210,7 @@ class Job:
                     hint="Raise the stage's `timeout`, or give its commands timeouts of their own.",
                 )
         except MoonyardError as error:
+            context.containers.close_blocks_of(stage.name)
             failure = StageFailed(f"stage `{stage.name}` failed: {error.message}", where=error.where)
             failure.__cause__ = error
             await self._stream.stage(stage.name, "failed", duration=duration(), error=failure.info)

@@ -22,18 +22,18 @@ class LineSplitter:
     def feed(self, data: bytes) -> list[str]:
         """Take the next bytes; give the lines that they complete, without their line ends."""
         pieces = (self._rest + data).split(b"\n") if self._rest else data.split(b"\n")
+        longest = len(self._rest) + len(data)
         self._rest = pieces.pop()
-        if len(self._rest) > self._maximum:
-            *whole, self._rest = self._cut(self._rest)
-            pieces.extend(whole)
-        if len(data) + len(self._rest) > self._maximum:
-            pieces = [part for piece in pieces for part in self._cut(piece)]
-        return [_text(piece) for piece in pieces]
+        if longest <= self._maximum:
+            return [_text(piece.removesuffix(b"\r")) for piece in pieces]
+        parts = [part for piece in pieces for part in self._cut(piece.removesuffix(b"\r"))]
+        *whole, self._rest = self._cut(self._rest)
+        return [_text(part) for part in (*parts, *whole)]
 
     def finish(self) -> list[str]:
         """Give the unfinished last line, if there is one."""
         rest, self._rest = self._rest, b""
-        return [_text(rest)] if rest else []
+        return [_text(rest.removesuffix(b"\r"))] if rest else []
 
     def _cut(self, line: bytes) -> list[bytes]:
         parts: list[bytes] = []
@@ -49,5 +49,5 @@ class LineSplitter:
 
 
 def _text(line: bytes) -> str:
-    text = line.removesuffix(b"\r").decode("utf-8", errors="backslashreplace")
+    text = line.decode("utf-8", errors="backslashreplace")
     return text.replace("\x00", "\\x00") if "\x00" in text else text

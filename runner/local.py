@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
-from io import BufferedReader
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
 import anyio
@@ -49,19 +49,38 @@ class FolderArtifacts:
 
     def _save(self, file: BufferedReader, name: str) -> SavedArtifact:
         target = self._folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as copy:
-                shutil.copyfileobj(file, copy, 1024 * 1024)
-        except FileExistsError as error:
+                self._copy(file, copy, target)
+            with target.open("rb") as copy:
+                sha256 = hashlib.file_digest(copy, "sha256").hexdigest()
+            return SavedArtifact(sha256=sha256, size_bytes=target.stat().st_size)
+        except (FileExistsError, NotADirectoryError) as error:
+            if not self._folder.is_dir():
+                raise _not_kept(name, self._folder, error) from error
             raise MoonyardError(
-                f"the job has an artifact `{name}` already",
+                f"the job has an artifact `{name}` already, or one that needs this name for a folder",
                 code="artifact_exists",
                 hint="Give this one another `name`.",
             ) from error
-        with target.open("rb") as copy:
-            sha256 = hashlib.file_digest(copy, "sha256").hexdigest()
-        return SavedArtifact(sha256=sha256, size_bytes=target.stat().st_size)
+        except OSError as error:
+            raise _not_kept(name, self._folder, error) from error
+
+    def _copy(self, file: BufferedReader, copy: BufferedWriter, target: Path) -> None:
+        try:
+            shutil.copyfileobj(file, copy, 1024 * 1024)
+        except BaseException:
+            target.unlink()  # half a file would pass for a whole one
+            raise
+
+
+def _not_kept(name: str, folder: Path, error: OSError) -> MoonyardError:
+    return MoonyardError(
+        f"artifact `{name}` cannot be written to {folder} ({error.strerror})",
+        code="artifact_not_kept",
+        hint="`moonyard run` keeps artifacts below the working folder: it has to be writable, with room left.",
+    )
 
 
 async def run(

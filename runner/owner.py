@@ -9,11 +9,11 @@ What belongs to an owner whose lock can be taken belongs to nobody and is remove
 from __future__ import annotations
 
 import fcntl
+import itertools
 import logging
 import os
 import secrets
-import shutil
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final, Protocol
@@ -25,6 +25,7 @@ from schema.errors import MoonyardError
 
 log: Final = logging.getLogger(__name__)
 CLEARING_SECONDS: Final = 60.0
+_FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class ContainerRemover(Protocol):
@@ -47,18 +48,36 @@ def take(state_folder: Path) -> Generator[Owner]:
     """Become an owner; on leaving, remove the owner's folder with all workspaces in it."""
     name = secrets.token_hex(8)
     folder = state_folder / "owners" / name
+    try:
+        descriptor = _lock_new(folder)
+    except OSError as error:
+        raise MoonyardError(
+            f"state folder {state_folder} cannot be used ({error.strerror}: {error.filename})",
+            code="state_folder_unusable",
+            hint="Name a folder in which you may write, with the setting `state_folder`.",
+        ) from error
+    try:
+        yield Owner(name, folder)
+    finally:
+        remove_tree(folder)
+        os.close(descriptor)
+
+
+def _lock_new(folder: Path) -> int:
+    """Make an owner's folder, locked from the moment on which it can be seen."""
     # The lock is taken under a name that clearing up passes over, so that nobody can take it in between.
-    nascent = folder.with_name(f".{name}")
+    nascent = folder.with_name(f".{folder.name}")
     nascent.mkdir(parents=True, mode=0o700)
     descriptor = os.open(nascent / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (nascent / "workspaces").mkdir(mode=0o700)
         nascent.rename(folder)
-        yield Owner(name, folder)
-    finally:
-        remove_tree(folder)
+    except OSError:
         os.close(descriptor)
+        remove_tree(nascent)
+        raise
+    return descriptor
 
 
 async def clear_leftovers(state_folder: Path, owner: Owner, engine: ContainerRemover) -> int:
@@ -107,21 +126,69 @@ def _lock_of_the_dead(folder: Path) -> Generator[bool]:
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and all in it, whatever modes a container left there."""
-    if not folder.exists():
+    """Remove a folder and all in it, whatever modes a container left there, and however deep it goes.
+
+    It works by directory handles, so a link that a container planted is removed, never followed. What lies deeper than
+    one level is first moved up, for a path of thousands of folders is longer than the system's calls take, and a
+    handle for each would be more than a process may have.
+    """
+    try:
+        folder.chmod(0o700)
+        root = os.open(folder, _FOLDER_FLAGS)
+    except FileNotFoundError:
         return
+    try:
+        names = itertools.count()
+        while folders := _remove_files(root):
+            for name in folders:
+                _move_up_folders(root, name, names)
+                os.rmdir(name, dir_fd=root)
+    finally:
+        os.close(root)
+    folder.rmdir()
 
-    def open_up(_function: object, path: str, _info: object) -> None:
-        parent = Path(path).parent
-        parent.chmod(0o700)
-        if Path(path).is_dir() and not Path(path).is_symlink():
-            Path(path).chmod(0o700)
-            shutil.rmtree(path)
-        else:
-            Path(path).unlink(missing_ok=True)
 
-    # rmtree works by directory handles: a link that a container planted is removed, never followed.
-    shutil.rmtree(folder, onerror=open_up)
+def _remove_files(folder: int) -> list[str]:
+    """Remove what is no folder; give the names of the folders."""
+    with os.scandir(folder) as entries:
+        listed = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+    for name, is_folder in listed:
+        if not is_folder:
+            os.unlink(name, dir_fd=folder)
+    return [name for name, is_folder in listed if is_folder]
+
+
+def _move_up_folders(root: int, name: str, names: Iterator[int]) -> None:
+    """Empty a folder: remove its files, and move its folders to the root under new names."""
+    folder = _open_up(root, name)
+    try:
+        for inner in _remove_files(folder):
+            os.close(_open_up(folder, inner))  # moving a folder changes its `..`, which takes the right to write to it
+            os.rename(inner, _unused(root, names), src_dir_fd=folder, dst_dir_fd=root)
+    finally:
+        os.close(folder)
+
+
+def _open_up(parent: int, name: str) -> int:
+    """Open a folder that may have been closed to its own owner."""
+    # There is no chmod that takes a handle of a folder which cannot be read, but by the path that stands for it.
+    handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        os.chmod(f"/proc/self/fd/{handle}", 0o700)  # noqa: PTH101  # a handle, not a path
+    finally:
+        os.close(handle)
+    return os.open(name, _FOLDER_FLAGS, dir_fd=parent)
+
+
+def _unused(root: int, names: Iterator[int]) -> str:
+    # A container may have made folders of any name.
+    for number in names:
+        name = f"{number:x}"
+        try:
+            os.stat(name, dir_fd=root, follow_symlinks=False)
+        except FileNotFoundError:
+            return name
+    raise AssertionError("numbers do not end")
 
 
 @asynccontextmanager

@@ -180,6 +180,11 @@ class Sandbox:
         self._process = process
         self._ended: str | None = None
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether a stage can be run in it."""
+        return self._ended is None
+
     async def load(self, filename: str, source: str, plugins: Mapping[str, Plugin]) -> PipelineDefinition:
         """Load a pipeline file and check it whole.
 
@@ -248,6 +253,9 @@ class Sandbox:
                         raise MoonyardError.from_info(error)
                     case _:
                         raise await self._process.breach(reply)
+        except SandboxFailed as error:
+            self._ended = error.message
+            raise
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self._abandon(stage, waits_for_answer=waits_for_answer)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import io
 import os
-import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 import anyio
@@ -48,6 +48,12 @@ class OrchestratorRefused(MoonyardError):
         self.address = address
 
 
+class AddressInvalid(MoonyardError):
+    """A setting that is no address of an orchestrator."""
+
+    code = "settings_invalid"
+
+
 class Client:
     """Speaks to the orchestrators under one token."""
 
@@ -61,7 +67,19 @@ class Client:
     @staticmethod
     @asynccontextmanager
     async def open(addresses: Sequence[str], token: str | None) -> AsyncGenerator[Client]:
-        """Open a client. ``addresses`` are base URLs such as ``http://127.0.0.1:8400``."""
+        """Open a client. ``addresses`` are base URLs such as ``http://127.0.0.1:8400``.
+
+        :raises AddressInvalid: when one is none.
+        :raises MoonyardError: `token_invalid`, when the token could stand in no header.
+        """
+        for address in addresses:
+            _check_address(address)
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise MoonyardError(
+                "the token that was given is none of Moonyard's: it holds a line break or a character beyond ASCII",
+                code="token_invalid",
+                hint="Was something else copied with it? A token is one word: moonyard_KIND_ and hexadecimal digits.",
+            )
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
             connector=aiohttp.TCPConnector(limit=0),
@@ -144,7 +162,7 @@ class Client:
                 return msgspec.json.decode(body or b"null", type=kind)
             except msgspec.DecodeError as error:
                 raise OrchestratorUnreachable(
-                    f"{address}{path} answered with something that is no answer of an orchestrator ({error})",
+                    f"{method} {address}{path} was answered with something that no orchestrator says ({error})",
                     hint="Is the address that of an orchestrator, and of a version that fits?",
                 ) from error
         raise AssertionError("every attempt returns or raises")
@@ -182,13 +200,32 @@ def unreachable(address: str, error: Exception) -> OrchestratorUnreachable:
     )
 
 
+def _check_address(address: str) -> None:
+    try:
+        parts = urlsplit(address)
+        is_address = parts.scheme in {"http", "https"} and bool(parts.hostname) and not parts.query
+        is_address = is_address and parts.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address:
+        raise AddressInvalid(
+            f"`{address}` is not the address of an orchestrator",
+            hint="It looks like http://127.0.0.1:8400; it is the setting `orchestrator` (--orchestrator URL).",
+        )
+
+
 def reason(error: BaseException) -> str:
     """Name a connection's failure as people know it."""
     match error:
         case aiohttp.ClientConnectorDNSError():
             return f"host name `{error.host}` is not known"
-        case aiohttp.ClientConnectorCertificateError() | ssl.SSLError():
-            return f"its certificate was not accepted: {error}"
+        case aiohttp.ClientConnectorCertificateError():
+            return f"its certificate was not accepted: {error.certificate_error}"
+        case aiohttp.ClientConnectorSSLError():
+            speaks_plainly = "WRONG_VERSION_NUMBER" in str(error)
+            return (
+                "it does not speak TLS: is it http:// and not https://?" if speaks_plainly else f"TLS failed: {error}"
+            )
         case aiohttp.ClientConnectorError() if error.os_error.errno:
             # asyncio's own text is "Connect call failed ('127.0.0.1', 1)"; the number tells why.
             return os.strerror(error.os_error.errno).lower()
@@ -219,11 +256,25 @@ async def _refusal(response: aiohttp.ClientResponse, address: str) -> Orchestrat
     try:
         problem = msgspec.json.decode(body, type=ProblemDocument)
     except msgspec.DecodeError:
+        is_gateway = response.status in {502, 503, 504}
+        said = f"{response.status} {response.reason or ''}".rstrip()
         problem = ProblemDocument(
             title=response.reason or "error",
             status=response.status,
-            detail=f"orchestrator {address} answered {response.status} without a problem document",
-            code="orchestrator_unreachable" if response.status in {502, 503, 504} else "orchestrator_refused",
-            cause=ErrorInfo(code="answer", message=body[:500].decode("utf-8", errors="replace")) if body else None,
+            detail=f"{response.method} {response.url} was answered `{said}`, and not by an orchestrator",
+            code="orchestrator_unreachable" if is_gateway else "orchestrator_refused",
+            hint=(
+                f"Something before the orchestrator at {address} answers in its place: is the orchestrator running?"
+                if is_gateway
+                else f"Is {address} the address of an orchestrator? `{address}/v1/health` tells."
+            ),
+            cause=_what_it_said(response, body),
         )
     return OrchestratorRefused(problem, address)
+
+
+def _what_it_said(response: aiohttp.ClientResponse, body: bytes) -> ErrorInfo | None:
+    """Give the first line of an answer in plain text; a page for browsers tells nobody anything here."""
+    lines = body[:500].decode("utf-8", errors="replace").strip().splitlines()
+    is_text = response.content_type in {"text/plain", "application/json"}
+    return ErrorInfo(code="answer", message=lines[0]) if lines and is_text else None

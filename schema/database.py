@@ -11,6 +11,7 @@ versions. A lock in the database makes runs at the same time wait for each other
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,20 @@ POSTGRES_VERSION_MINIMUM: Final = 15
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x6D6F6F6E79617264
 """The advisory lock's key: `moonyard` in ASCII."""
+_UPGRADE: Final = "Run: moonyard db upgrade, with the same `database_url`."
+_UNKNOWN_HOST: Final = re.compile(r"failed to resolve host '(.*?)': .*(?:not known|No address)")
+# Stricter than the drivers, which read a password with an unescaped `@` or `/` as a part of the host or the database:
+# those are named in messages.
+_URL: Final = re.compile(
+    r"""postgres(?:ql)?://
+    (?:[^@/?\#]*@)?                        # user and password
+    (?:\[[0-9a-fA-F:.]*\]|[^@/?\#:\[\]]*)  # host
+    (?::[0-9]{0,5})?
+    (?:,(?:\[[0-9a-fA-F:.]*\]|[^@/?\#:,\[\]]*)(?::[0-9]{0,5})?)*  # more hosts
+    (?:/[^@/?\#]*)?
+    (?:\?(?:[^@/?\#=]+=[^?\#]*)?)?""",
+    re.VERBOSE,
+)
 _LIBPQ_VARIABLES: Final = {
     "host": "PGHOST",
     "hostaddr": "PGHOSTADDR",
@@ -89,8 +104,12 @@ def upgrade(url: str, revision: str = "head") -> None:
     """Run the migrations that the database lacks. One that runs at the same moment elsewhere is waited for.
 
     :raises DatabaseUnavailable: when it cannot be reached.
+    :raises SchemaVersionWrong: when a newer Moonyard upgraded it.
     """
     with _connection(url) as connection:
+        current = _current(connection)
+        if current is not None and current > head():
+            raise schema_version_wrong(url, current, head())
         major = connection.info.server_version // 10000
         if major < POSTGRES_VERSION_MINIMUM:
             raise MoonyardError(
@@ -106,25 +125,26 @@ def downgrade(url: str, revision: str) -> None:
         _migrate(connection, lambda config: command.downgrade(config, revision))
 
 
-def schema_version_wrong(current: str | None, needed: str) -> SchemaVersionWrong:
+def schema_version_wrong(url: str, current: str | None, needed: str) -> SchemaVersionWrong:
     """Say what is wrong with a database's schema version, and what to run."""
-    if current is not None and current > needed:
+    if current is None:
         return SchemaVersionWrong(
-            f"the database has schema version {current}, which is newer than {needed}, the one this Moonyard needs",
-            hint="Run a Moonyard as new as the one that upgraded the database.",
+            f"{described(url)} has no schema of Moonyard's yet, and version {needed} is needed", hint=_UPGRADE
+        )
+    if current > needed:
+        return SchemaVersionWrong(
+            f"{described(url)} has schema version {current}, which is newer than {needed}, the one this Moonyard needs",
+            hint="Run a Moonyard as new as the one that upgraded the database (`moonyard --version`).",
         )
     return SchemaVersionWrong(
-        f"the database has schema version {current or 'none'}, and this Moonyard needs {needed}",
-        hint="Run: moonyard db upgrade",
+        f"{described(url)} has schema version {current}, and this Moonyard needs {needed}", hint=_UPGRADE
     )
 
 
 def unavailable(url: str, error: BaseException) -> DatabaseUnavailable:
     """Say which database cannot be used and why; never its password."""
-    return DatabaseUnavailable(
-        f"{described(url)} cannot be reached ({reason(error)})",
-        hint="Is it running, and is `database_url` right? `moonyard up` brings a Postgres of its own.",
-    )
+    why = reason(error)
+    return DatabaseUnavailable(f"{described(url)} cannot be used ({why})", hint=_what_next(url, why))
 
 
 def described(url: str) -> str:
@@ -143,8 +163,12 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # psycopg: `failed to resolve host 'db.example': [Errno -2] Name or service not known`
+    if found := _UNKNOWN_HOST.match(first):
+        return f"host name `{found[1]}` is not known"
     # libpq: `connection failed: connection to server at "127.0.0.1", port 5432 failed: Connection refused`
-    return first.rsplit(" failed: ", 1)[-1].removeprefix("FATAL:").strip()
+    words = first.rsplit(" failed: ", 1)[-1].removeprefix("FATAL:").strip()
+    return words[:1].lower() + words[1:]
 
 
 def libpq_environment(url: str) -> dict[str, str]:
@@ -169,14 +193,28 @@ def _connection(url: str) -> Generator[psycopg.Connection]:
 
 def _parts(url: str) -> dict[str, str]:
     try:
-        if url.startswith(("postgresql://", "postgres://")):
+        if _URL.fullmatch(url):
             return {name: str(value) for name, value in conninfo.conninfo_to_dict(url).items() if value is not None}
     except psycopg.ProgrammingError:
         pass  # what the driver says may repeat the URL, and with it a password
     raise DatabaseUrlInvalid(
         "`database_url` is not the URL of a Postgres",
-        hint="It looks like postgresql://user:password@host:5432/database.",
+        hint="It looks like postgresql://user:password@host:5432/database. In a user or password, characters such as "
+        "`@`, `/`, `?` and `#` are written as %40, %2F, %3F and %23.",
     )
+
+
+def _what_next(url: str, why: str) -> str:
+    if "does not exist" in why and "database" in why:
+        name = _parts(url).get("dbname") or "moonyard"
+        return f"Create it (`createdb {name}`) and run: moonyard db upgrade. Or is the name in `database_url` another?"
+    if "authentication failed" in why or "no password supplied" in why or "role" in why:
+        return (
+            "Are user and password in `database_url` right? (A password needs no flag: MOONYARD_DATABASE_URL is read.)"
+        )
+    if "is not known" in why:
+        return "Is the host in `database_url` right? `moonyard up` brings a Postgres of its own."
+    return "Is it running, and is `database_url` right? `moonyard up` brings a Postgres of its own."
 
 
 def _current(connection: psycopg.Connection) -> str | None:

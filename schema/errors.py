@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import msgspec
+
+TEXT_LENGTH_MAXIMUM: Final = 16 * 1024
+"""Of a message or hint: a script can raise megabytes, and what an error quotes can be as long."""
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,10 +52,10 @@ class MoonyardError(Exception):
         trace: list[str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = _readable(message)
         self.code = code or type(self).code
-        self.hint = hint
-        self.where = where
+        self.hint = None if hint is None else _readable(hint)
+        self.where = None if where is None else _readable(where)
         self._cause = cause
         self.trace = trace
 
@@ -83,9 +86,22 @@ class MoonyardError(Exception):
             code=info.code,
             hint=info.hint,
             where=info.where,
-            cause=info.cause,
+            cause=None if info.cause is None else cls.from_info(info.cause).info,
             trace=info.trace,
         )
+
+
+def _readable(text: str) -> str:
+    """Make a text fit for JSON and Postgres, whatever it quotes: file names and Lua strings can be any bytes."""
+    if len(text) > TEXT_LENGTH_MAXIMUM:
+        text = f"{text[:TEXT_LENGTH_MAXIMUM]}... ({len(text) - TEXT_LENGTH_MAXIMUM} more characters)"
+    if text.isascii():
+        return text.replace("\x00", "\\x00")
+    try:
+        data = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        data = text.encode(errors="backslashreplace")
+    return data.decode(errors="backslashreplace").replace("\x00", "\\x00")
 
 
 def chain(info: ErrorInfo) -> list[ErrorInfo]:
@@ -102,7 +118,7 @@ def chain(info: ErrorInfo) -> list[ErrorInfo]:
 def single_error() -> Generator[None]:
     """Unwrap the groups that task groups put around the one error that ended them.
 
-    A group of several different errors stays a group.
+    Several tasks that met the same trouble tell it once; a group of different errors stays a group.
     """
     try:
         yield
@@ -114,7 +130,16 @@ def single_error() -> Generator[None]:
 
 
 def _only_error(group: BaseExceptionGroup[Any]) -> BaseException | None:
-    if len(group.exceptions) != 1:
-        return None
-    only: BaseException = group.exceptions[0]
-    return _only_error(only) if isinstance(only, BaseExceptionGroup) else only  # pyright: ignore[reportUnknownArgumentType]
+    first, *others = leaves(group)
+    same = isinstance(first, MoonyardError) and all(
+        isinstance(other, MoonyardError) and other.info == first.info for other in others
+    )
+    return first if same or not others else None
+
+
+def leaves(group: BaseExceptionGroup[Any]) -> list[BaseException]:
+    """List the errors in a group, and in the groups in it."""
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]  # pyright: ignore[reportUnknownArgumentType]
+    return found

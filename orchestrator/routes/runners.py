@@ -151,6 +151,8 @@ async def artifact_save(
 
 
 async def _renewed(here: Parts, runner: UUID, data: Heartbeat) -> HeartbeatAnswer:
+    for holding in data.holding:
+        _check_attempt(holding.job, holding.attempt)
     held = [(_job(holding.job), holding.attempt) for holding in data.holding]
     cancelling = {holding.job for holding in data.holding if holding.cancelling}
     lease_seconds = here.settings.lease_seconds

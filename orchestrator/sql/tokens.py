@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
+# One that is not valid is found too: whoever holds it may know why it is refused.
 FIND: Final = """
-SELECT id, kind, runner_id FROM moonyard.tokens
-WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
-    AND (uses_left IS NULL OR uses_left > 0)
+SELECT
+    id, kind, runner_id, name, revoked_at, expires_at,
+    CASE
+        WHEN revoked_at IS NOT NULL THEN 'revoked'
+        WHEN expires_at <= now() THEN 'expired'
+        WHEN uses_left <= 0 THEN 'used up'
+        ELSE 'valid'
+    END AS state
+FROM moonyard.tokens
+WHERE hash = $1
 """
 
 CREATE: Final = """

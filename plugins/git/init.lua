@@ -1,7 +1,7 @@
 -- git: brings a repository into the workspace.
 --
--- git.clone{ url, branch, depth, path } clones in a container of its own, from the image below. The pipeline's containers
--- need no git, and never see this one. It guarantees:
+-- git.clone{ url, branch, depth, path } clones in a container of its own, from the image below. The pipeline's
+-- containers need no git, and never see this one. It guarantees:
 --   * nothing of the arguments is taken for an option or a shell's word;
 --   * git asks no questions: what needs an answer fails, with git's own words as the reason;
 --   * what is in the workspace already is not touched: a path that is not empty is refused by git.
@@ -18,8 +18,10 @@ local IMAGE = "docker.io/alpine/git:latest"
 local QUIET = { GIT_TERMINAL_PROMPT = "0", GIT_CONFIG_NOSYSTEM = "1", HOME = "/tmp" }
 local ACCEPTED = { url = "string", branch = "string", depth = "number", path = "string" }
 
+local readable = { __tostring = function(err) return err.message end }
+
 local function refuse(format, ...)
-  error({ code = "argument_invalid", message = "git.clone: " .. string.format(format, ...) }, 3)
+  error(setmetatable({ code = "argument_invalid", message = "git.clone: " .. format:format(...) }, readable), 3)
 end
 
 local function check(options)
@@ -62,16 +64,50 @@ local function with_depth(arguments, depth)
   return arguments
 end
 
+-- `git clone --branch` takes no commit; a fetch of just that commit does the same. What git's own clone sees to, that
+-- nothing is touched which is there already, and that nothing is left where it failed, is to be seen to here.
+local function clone_commit(url, commit, depth, path)
+  local there = process.run({
+    command = "ls", args = { "-A", "--", path }, check = false, stdout = "off", stderr = "off",
+  })
+  if there.stdout ~= "" then
+    error(setmetatable({
+      code = "path_not_empty",
+      message = ("git.clone: path `%s` already exists and is not an empty folder"):format(path),
+    }, readable), 0)
+  end
+  local ok, err = pcall(function()
+    run({ "init", "--quiet", "--", path })
+    local arguments = with_depth({ "-C", path, "fetch" }, depth)
+    table.move({ "--", url, commit }, 1, 3, #arguments + 1, arguments)
+    run(arguments)
+    run({ "-C", path, "checkout", "--quiet", "--detach", "FETCH_HEAD" })
+  end)
+  if not ok then
+    process.run({ command = "rm", args = { "-rf", "--", path == "." and ".git" or path }, check = false })
+    error(err, 0)
+  end
+end
+
+local function head_of(url, path)
+  local head = process.run({
+    command = "git", args = { "-C", path, "rev-parse", "--verify", "HEAD" }, env = QUIET,
+    check = false, stdout = "debug", stderr = "debug",
+  })
+  if not head.ok then
+    error(setmetatable({
+      code = "repository_empty",
+      message = ("git.clone: repository %s has no commit to check out"):format(url),
+    }, readable), 0)
+  end
+  return head.stdout:match("%x+")
+end
+
 function git.clone(options)
   local url, branch, depth, path = check(options)
   return container.run(IMAGE, function()
     if branch and branch:match("^%x+$") and #branch == 40 then
-      -- `git clone --branch` takes no commit; a fetch of just that commit does the same.
-      run({ "init", "--quiet", "--", path })
-      local arguments = with_depth({ "-C", path, "fetch" }, depth)
-      table.move({ "--", url, branch }, 1, 3, #arguments + 1, arguments)
-      run(arguments)
-      run({ "-C", path, "checkout", "--quiet", "--detach", "FETCH_HEAD" })
+      clone_commit(url, branch, depth, path)
     else
       local arguments = with_depth({ "clone", "--no-progress" }, depth)
       if branch then
@@ -80,7 +116,7 @@ function git.clone(options)
       table.move({ "--", url, path }, 1, 3, #arguments + 1, arguments)
       run(arguments)
     end
-    local commit = run({ "-C", path, "rev-parse", "HEAD" }).stdout:match("%x+")
+    local commit = head_of(url, path)
     log.info("cloned " .. url .. (branch and (" at " .. branch) or "") .. ": commit " .. commit:sub(1, 12))
     return { path = path, commit = commit }
   end)

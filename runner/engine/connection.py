@@ -52,7 +52,10 @@ async def check(connection: Connection) -> None:
     ):
         answer = await response.text()
     if answer.strip() != "OK":
-        raise EngineUnavailable(f"{connection.name} answers, but is no container engine: {answer[:200]!r}")
+        raise EngineUnavailable(
+            f"{connection.name} is none: to a ping, it answered {answer[:60]!r}",
+            hint="Is the setting `engine_socket` right? Without it, Moonyard starts an engine of its own.",
+        )
 
 
 # aiodocker leaves parameters of these without types; what they answer is the engine's own JSON.

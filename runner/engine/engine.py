@@ -19,7 +19,7 @@ from aiodocker.exceptions import DockerError
 from runner.engine import helper, sockets
 from runner.engine.connection import API_VERSION, Connection, check, describe, labelled, start
 from runner.engine.container import OWNER_LABEL, Container, ContainerSpec, config, remove, start_failure
-from runner.engine.errors import ContainerStartFailed, EngineError, EngineLost, EngineUnavailable, first_line
+from runner.engine.errors import ContainerStartFailed, EngineError, EngineLost, EngineUnavailable, first_line, reason
 from runner.engine.images import Images, Progress
 from runner.engine.names import ImageMap
 from runner.engine.service import PrivateService, find_podman
@@ -59,11 +59,7 @@ class Engine:
             try:
                 await check(connection)
             except (EngineLost, DockerError) as error:
-                said_by = sockets.chosen(settings.socket, os.environ)
-                raise EngineUnavailable(
-                    f"no container engine answers at {address}" + (f" ({said_by[1]})" if said_by else ""),
-                    hint="Is `podman system service` running there? Without that setting, Moonyard starts its own.",
-                ) from error
+                raise _does_not_answer(address, sockets.chosen(settings.socket, os.environ), error) from error.__cause__
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             yield cls(settings, owner_name, connection, Images(connection, tasks))
@@ -149,6 +145,20 @@ class Engine:
 def _missing(spec: ContainerSpec, resolved: str) -> ContainerStartFailed:
     return ContainerStartFailed(
         f"container of image `{spec.image}` could not be made: image `{resolved}` was pulled, and is gone again"
+    )
+
+
+def _does_not_answer(
+    address: str, chosen: tuple[str, str] | None, error: EngineLost | DockerError
+) -> EngineUnavailable:
+    why = reason(error) if isinstance(error, EngineLost) else f"it answers a ping with status {error.status}"
+    if chosen is None:
+        return EngineUnavailable(
+            f"no container engine answers at {address} ({why})", hint="`podman info` shows whether Podman works here."
+        )
+    return EngineUnavailable(
+        f"no container engine answers at {address}, which {chosen[1]} names ({why})",
+        hint=f"Is `podman system service` running there? Without {chosen[1]}, Moonyard starts an engine of its own.",
     )
 
 

@@ -18,6 +18,7 @@ EngineError
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -120,6 +121,20 @@ async def reaching(engine: str, doing: str, seconds: float) -> AsyncGenerator[No
         if error.status != CONNECTION_FAILED:
             raise
         raise _lost(engine, doing, connection_reason(error.message)) from error
+
+
+def reason(error: BaseException) -> str:
+    """Say why an engine was not reached, in the system's own words where it has some."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, TimeoutError):
+            return "no answer in time"
+        if isinstance(link, aiohttp.ClientConnectorDNSError):
+            return f"host name `{link.host}` is not known"
+        if isinstance(link, OSError) and link.errno:
+            return os.strerror(link.errno).lower()
+        link = link.__cause__ or link.__context__
+    return first_line(str(error))
 
 
 def connection_reason(message: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -62,7 +62,7 @@ def parse(call: str, kind: type[Arguments], value: Value) -> Arguments:
                 + f" (accepted: {', '.join(names)})"
             )
     lists = {field.encode_name for field in msgspec.structs.fields(kind) if _takes_list(field.type)}
-    given = {name: [] if item == {} and name in lists else _escaped(item) for name, item in value.items()}
+    given = {str(name): [] if item == {} and name in lists else _escaped(item) for name, item in value.items()}
     try:
         return msgspec.convert(given, kind, strict=True)
     except msgspec.ValidationError as error:
@@ -83,6 +83,34 @@ def text(call: str, argument: str, value: str) -> str:
     return value
 
 
+def word(call: str, argument: str, value: str | float) -> str:
+    """Take what is to be one word of a command line or one variable's value, numbers as Lua's ``tostring`` has them.
+
+    :raises ArgumentInvalid: when it is not text.
+    """
+    if isinstance(value, str):
+        return text(call, argument, value)
+    if isinstance(value, bool):
+        raise ArgumentInvalid(f"{call}: `{argument}` must be a string or a number, got a boolean")
+    if isinstance(value, int):
+        return str(value)
+    written = format(value, ".14g")
+    return f"{written}.0" if written.lstrip("-").isdigit() else written
+
+
+def environment(call: str, values: Mapping[str, str | int | float]) -> dict[str, str]:
+    """Take environment variables.
+
+    :raises ArgumentInvalid: for a name that no variable can have, and a value that is not text.
+    """
+    taken: dict[str, str] = {}
+    for name, value in values.items():
+        if not name or "=" in name or "\x00" in name:
+            raise ArgumentInvalid(f"{call}: `env` has a name that no variable can have: {data(name)!r}")
+        taken[text(call, "a name in env", name)] = word(call, f"env.{name}", value)
+    return taken
+
+
 def data(value: str) -> bytes:
     """Give the bytes of a Lua string."""
     return value.encode(errors="surrogateescape")
@@ -95,7 +123,11 @@ def _escaped(value: Value) -> Value:
         case list():
             return [_escaped(item) for item in value]
         case dict():
-            return {name: _escaped(item) for name, item in value.items()}
+            # Lua has keys of other types too: those are left for the checker to refuse.
+            return {
+                name.decode(errors="surrogateescape") if isinstance(name, bytes) else name: _escaped(item)
+                for name, item in value.items()
+            }
         case _:
             return value
 
@@ -127,6 +159,9 @@ def _in_user_words(message: str, given: dict[str, Value]) -> str:
     if match := _TYPE_MISMATCH.search(message):
         expected = " or ".join(dict.fromkeys(_LUA_TYPES.get(part, part) for part in match["expected"].split(" | ")))
         path = (match["path"] or "").lstrip(".")
+        if message.startswith("Expected") and "at `key` in `$" in message:
+            keys = message.rpartition("at `key` in `$.")[2].rstrip("`")
+            return f"the names in `{_lua_path(keys)}` must be strings, got {_LUA_TYPES.get(match['got'], match['got'])}"
         return f"`{_lua_path(path)}` must be {expected}, got {_LUA_TYPES.get(match['got'], match['got'])}"
     if match := re.search(r"Invalid enum value (?P<value>.+?) - at `\$\.(?P<path>[^`]+)`", message):
         return f"`{match['path']}` has an unknown value {match['value']}"

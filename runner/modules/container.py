@@ -12,7 +12,7 @@ import msgspec
 
 from runner.engine.container import ContainerSpec
 from runner.job_context import Call, JobContext
-from runner.modules.arguments import ArgumentInvalid, choice, lua_type, parse, text
+from runner.modules.arguments import ArgumentInvalid, choice, environment, lua_type, parse, text, word
 from sandbox.process import Value
 
 RUN: Final = "container.run"
@@ -20,6 +20,7 @@ NETWORKS: Final = ("bridge", "none")
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)i?b?", re.IGNORECASE)
 _SIZE_UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 MEMORY_BYTES_MINIMUM: Final = 8 * 1024 * 1024
+MEMORY_BYTES_MAXIMUM: Final = 1024**5
 
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +42,8 @@ async def open_block(job: JobContext, call: Call) -> Value:
     image = call.arguments[0]
     if not isinstance(image, str) or not image:
         raise ArgumentInvalid(
-            f'{RUN}: the image must be a string such as "docker.io/library/rust:latest", got {lua_type(image)}',
+            f'{RUN}: the image must be a string such as "docker.io/library/rust:latest", got '
+            + ("an empty one" if image == "" else lua_type(image)),
             hint=f"Write {RUN}(image, function() ... end).",
         )
     given = call.arguments[1] if len(call.arguments) > 1 else None
@@ -50,13 +52,13 @@ async def open_block(job: JobContext, call: Call) -> Value:
     def with_options(spec: ContainerSpec) -> ContainerSpec:
         return msgspec.structs.replace(
             spec,
-            env=spec.env | {name: text(RUN, f"env.{name}", str(value)) for name, value in options.env.items()},
+            env=spec.env | environment(RUN, options.env),
             network=spec.network if options.network is None else choice(RUN, "network", options.network, NETWORKS),
             memory=spec.memory if options.memory is None else size_bytes(options.memory),
             cpus=spec.cpus if options.cpus is None else _cpus(options.cpus),
-            user=spec.user if options.user is None else str(options.user),
+            user=spec.user if options.user is None else word(RUN, "user", options.user),
             workdir=spec.workdir if options.workdir is None else text(RUN, "workdir", options.workdir),
-            entrypoint=[options.entrypoint] if isinstance(options.entrypoint, str) else options.entrypoint,
+            entrypoint=_entrypoint(options.entrypoint),
         )
 
     return await job.containers.open_block(call.stage, with_options, image, quiet=call.plugin is not None)
@@ -78,12 +80,19 @@ def size_bytes(value: str | float) -> int:
         match = _SIZE.fullmatch(value.strip())
         if match is None:
             raise ArgumentInvalid(f'{RUN}: `memory` must be bytes or text such as "512m" or "2g", got "{value}"')
-        size = int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+        size = float(match[1]) * _SIZE_UNITS[match[2].lower()]
     else:
-        size = int(value)
-    if size < MEMORY_BYTES_MINIMUM:
-        raise ArgumentInvalid(f"{RUN}: `memory` must be at least 8m, got {value}")
-    return size
+        size = value
+    if not MEMORY_BYTES_MINIMUM <= size <= MEMORY_BYTES_MAXIMUM:
+        raise ArgumentInvalid(f"{RUN}: `memory` must be at least 8m and at most 1048576g, got {value}")
+    return int(size)
+
+
+def _entrypoint(value: str | list[str] | None) -> list[str] | None:
+    if value is None:
+        return None
+    words = [value] if isinstance(value, str) else value
+    return [text(RUN, "entrypoint", part) for part in words]
 
 
 def _cpus(value: float) -> float:

@@ -12,7 +12,7 @@ from runner.engine.exec import Command, CommandResult
 from runner.event_stream import EventStream
 from runner.job_context import Call, JobContext
 from runner.lines import LineSplitter
-from runner.modules.arguments import ArgumentInvalid, choice, data, lua_type, parse, text
+from runner.modules.arguments import ArgumentInvalid, choice, data, environment, lua_type, parse, text, word
 from sandbox.process import Value
 from schema import times
 from schema.errors import ErrorInfo, MoonyardError
@@ -148,12 +148,7 @@ def _command(arguments: RunArguments) -> Command:
     argv = [text(RUN, "command", arguments.command)]
     if not argv[0]:
         raise ArgumentInvalid(f"{RUN}: `command` is empty; name the program to run")
-    argv += [_argument(f"args[{index}]", argument) for index, argument in enumerate(arguments.args, 1)]
-    environment: dict[str, str] = {}
-    for name, value in arguments.env.items():
-        if not name or "=" in name or "\x00" in name:
-            raise ArgumentInvalid(f"{RUN}: `env` has a name that no variable can have: {name!r}")
-        environment[name] = _argument(f"env.{name}", value)
+    argv += [word(RUN, f"args[{index}]", argument) for index, argument in enumerate(arguments.args, 1)]
     timeout = None
     if arguments.timeout is not None:
         try:
@@ -162,18 +157,12 @@ def _command(arguments: RunArguments) -> Command:
             raise ArgumentInvalid(f"{RUN}: `timeout` is no duration: {error}") from error
     return Command(
         argv=argv,
-        env=environment,
+        env=environment(RUN, arguments.env),
         cwd=None if arguments.cwd is None else text(RUN, "cwd", arguments.cwd),
         stdin=data(arguments.stdin),
-        user=None if arguments.user is None else str(arguments.user),
+        user=None if arguments.user is None else word(RUN, "user", arguments.user),
         timeout=timeout,
     )
-
-
-def _argument(name: str, value: str | float) -> str:
-    if isinstance(value, bool):
-        raise ArgumentInvalid(f"{RUN}: `{name}` must be a string or a number, got a boolean")
-    return text(RUN, name, value) if isinstance(value, str) else str(value)
 
 
 def _capture_bytes(capture: bool | int) -> int:

@@ -16,7 +16,7 @@
 local receive, send, orphaned, now, seed_high, seed_low, load_seconds, job_seconds, sources = ...
 
 local error, load, pairs, type, xpcall, pcall = error, load, pairs, type, xpcall, pcall
-local sethook, clock = debug.sethook, os.clock
+local sethook, clock, gsub = debug.sethook, os.clock, string.gsub
 local HOOK_INSTRUCTIONS = 1000000
 
 math.randomseed(seed_high, seed_low)
@@ -85,7 +85,12 @@ local function call(plugin, name, first, second)
 end
 
 local function log(plugin, level, text)
-  send_frame({ op = "log", level = level, text = text, plugin = plugin })
+  local encoded, frame = pcall(messages.encode, { op = "log", level = level, text = text, plugin = plugin })
+  if not encoded then
+    local problem = type(frame) == "table" and frame or { code = "memory_limit", message = frame }
+    raise(problem.code, "log." .. level .. ": " .. problem.message)
+  end
+  send(frame)
 end
 
 -- --- the parts that scripts see
@@ -164,7 +169,9 @@ local function load_pipeline(request)
   errors.set_pipeline(source_name)
   environment.set_plugins(request.plugins)
   pipeline_environment = environment.build(nil)
-  local chunk, problem = load(request.source, source_name, "t", pipeline_environment)
+  -- As Lua's own `loadfile` does: a byte order mark, and a first line that begins with `#`, are no part of the program.
+  local source = gsub(gsub(request.source, "^\xef\xbb\xbf", ""), "^#[^\n]*", "")
+  local chunk, problem = load(source, source_name, "t", pipeline_environment)
   if not chunk then
     send_frame({ op = "failed", error = { code = "lua_syntax", message = problem } })
     return

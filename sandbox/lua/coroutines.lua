@@ -40,10 +40,14 @@ local function resume_with_host(thread, ...)
   return results
 end
 
-local function resume(thread, ...)
+local function check_thread(thread, name)
   if type(thread) ~= "thread" then
-    error("bad argument #1 to 'resume' (coroutine expected)", 2)
+    error("bad argument #1 to '" .. name .. "' (coroutine expected)", 3)
   end
+end
+
+local function resume(thread, ...)
+  check_thread(thread, "resume")
   if resumed_by[thread] then
     return false, "cannot resume non-suspended coroutine"
   end
@@ -91,14 +95,16 @@ local library = {
     return raw_yield(...)
   end,
   close = function(thread)
-    if resumed_by[thread] then
+    check_thread(thread, "close")
+    if resumed_by[thread] or thread == current() then
       error("cannot close a running coroutine", 2)
     end
     return close(thread)
   end,
   status = function(thread)
     -- While its host call is under way a coroutine is suspended to Lua, but to its script it is running or waiting.
-    if type(thread) == "thread" and resumed_by[thread] and status(thread) == "suspended" then
+    check_thread(thread, "status")
+    if resumed_by[thread] and status(thread) == "suspended" then
       return "normal"
     end
     return status(thread)

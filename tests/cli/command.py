@@ -69,10 +69,10 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "NO_COLOR": "1", "PYTHONPATH": str(ROOT), **more}
 
 
-async def moonyard(*arguments: str, cwd: Path, stdin: bytes = b"", **more: str) -> Printed:
+async def moonyard(*arguments: str, cwd: Path, **more: str) -> Printed:
     """Run a command to its end."""
     with anyio.fail_after(SECONDS):
-        done = await anyio.run_process(argv(*arguments), input=stdin, cwd=cwd, env=environment(**more), check=False)
+        done = await anyio.run_process(argv(*arguments), input=b"", cwd=cwd, env=environment(**more), check=False)
     return Printed(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 

@@ -95,17 +95,49 @@ def test_a_database_that_is_not_there_is_named_with_the_reason_and_without_the_p
     assert raised.value.hint is not None
 
 
-def test_what_is_no_url_of_a_postgres_is_refused_without_repeating_it():
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://user:hush@127.0.0.1/moonyard",
+        "postgresql://me:sec@hush@127.0.0.1:1/moonyard",
+        "postgresql://me:12/hush@127.0.0.1:1/moonyard",
+        "postgresql://me:12?hush@127.0.0.1:1/moonyard",
+        "postgresql://me:12#hush@127.0.0.1:1/moonyard",
+        "postgresql://me:hush@127.0.0.1:abc/moonyard",
+        "postgresql://me:hush@127.0.0.1/moonyard?no=such",
+        "hush",
+    ],
+)
+def test_what_is_no_url_of_a_postgres_is_refused_without_repeating_it(url: str):
     with pytest.raises(database.DatabaseUrlInvalid) as raised:
-        database.check("mysql://user:hush@127.0.0.1/moonyard")
+        database.check(url)
     assert "hush" not in str(raised.value.info)
+    assert raised.value.hint is not None
+    assert "%40" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://me:h%40sh@db.example:6000/yard", "Postgres at db.example:6000, database `yard`"),
+        ("postgres://me@[::1]:6000/yard?sslmode=require", "Postgres at ::1:6000, database `yard`"),
+        ("postgresql://me:hush@/yard?host=/var/run/pg", "Postgres at socket folder /var/run/pg, database `yard`"),
+        ("postgresql://me@a:1,b:2/yard", "Postgres at a,b:1,2, database `yard`"),
+        ("postgresql://", "Postgres at the local socket:5432, database `postgres`"),
+        ("postgresql:///yard?host=%2Ftmp%2Fa@b", "Postgres at socket folder /tmp/a@b, database `yard`"),
+    ],
+)
+def test_a_database_is_named_without_user_and_password(url: str, said: str):
+    assert database.described(url) == said
 
 
 def test_a_wrong_schema_version_says_what_to_run():
-    behind = database.schema_version_wrong(None, "0001")
+    url = "postgresql://me:hush@127.0.0.1:6000/yard"
+    behind = database.schema_version_wrong(url, None, "0001")
+    assert behind.message.startswith("Postgres at 127.0.0.1:6000, database `yard` has no schema")
     assert behind.hint is not None
     assert "moonyard db upgrade" in behind.hint
-    ahead = database.schema_version_wrong("0002", "0001")
+    ahead = database.schema_version_wrong(url, "0002", "0001")
     assert "newer" in ahead.message
 
 

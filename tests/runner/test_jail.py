@@ -1,0 +1,106 @@
+"""The jail: files of a workspace can be read, nothing else, whatever stands in the workspace."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runner.jail import JailError, open_file
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "secret").write_text("secret")
+    return folder
+
+
+def read(workspace: Path, path: str) -> bytes:
+    with open_file(workspace, path) as file:
+        return file.read()
+
+
+def refusal(workspace: Path, path: str) -> str:
+    with pytest.raises(JailError) as caught:
+        read(workspace, path)
+    assert caught.value.message.isprintable()
+    return caught.value.code
+
+
+@pytest.mark.parametrize("path", ["a/b/file", "/workspace/a/b/file", "./a//b/./file", "/workspace//a/b/file"])
+def test_a_file_of_the_workspace_is_read_by_either_of_its_names(workspace: Path, path: str) -> None:
+    (workspace / "a" / "b").mkdir(parents=True)
+    (workspace / "a" / "b" / "file").write_bytes(b"\0content")
+    assert read(workspace, path) == b"\0content"
+
+
+@pytest.mark.parametrize("name", ["new\nline", " ", "-rf", "ü", "\udcff\udcfe", "a" * 255])
+def test_a_file_may_have_any_name(workspace: Path, name: str) -> None:
+    (workspace / name).write_bytes(b"x")
+    assert read(workspace, name) == b"x"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["..", "../outside/secret", "a/../../outside/secret", "/etc/passwd", "/", "", ".", "/workspace", "/workspacex/a",
+     "/workspace/../etc/passwd", "a\0b", "x" * 5000, "x/" * 3000],
+)  # fmt: skip
+def test_a_path_that_leads_out_or_names_nothing_is_refused(workspace: Path, secret: Path, path: str) -> None:
+    assert (secret / "secret").exists()
+    assert refusal(workspace, path) in {"path_refused", "path_not_found"}
+
+
+def test_links_are_never_followed_wherever_they_stand_and_lead(workspace: Path, secret: Path) -> None:
+    (workspace / "file").write_text("x")
+    (workspace / "folder").mkdir()
+    (workspace / "link").symlink_to(secret / "secret")
+    (workspace / "folder link").symlink_to(secret)
+    (workspace / "inner").symlink_to("file")
+    (workspace / "self").symlink_to("self")
+    (workspace / "folder" / "up").symlink_to("..")
+    (workspace / "descriptor").symlink_to("/proc/self/fd")
+    for path in ("link", "folder link/secret", "inner", "self", "folder/up/file", "descriptor/0"):
+        assert refusal(workspace, path) == "path_refused"
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting_for_it(workspace: Path) -> None:
+    os.mkfifo(workspace / "fifo")
+    (workspace / "folder").mkdir()
+    (workspace / "file").write_text("x")
+    with socket.socket(socket.AF_UNIX) as bound:
+        here = os.open(workspace, os.O_RDONLY)
+        bound.bind(f"/proc/self/fd/{here}/socket")  # a path that fits into an address
+        os.close(here)
+        assert refusal(workspace, "socket") == "path_refused"
+    assert refusal(workspace, "fifo") == "path_refused"
+    assert refusal(workspace, "folder") == "path_is_folder"
+    assert refusal(workspace, "file/x") == "path_refused"
+    assert refusal(workspace, "missing") == "path_not_found"
+    assert refusal(workspace, "missing/x") == "path_not_found"
+
+
+def test_no_handle_is_left_open_by_what_was_read_or_refused(workspace: Path) -> None:
+    (workspace / "folder").mkdir()
+    (workspace / "folder" / "file").write_text("x")
+    os.mkfifo(workspace / "fifo")
+    before = sorted(os.listdir("/proc/self/fd"))
+    read(workspace, "folder/file")
+    for path in ("folder", "fifo", "missing", "folder/file/x", "../x"):
+        refusal(workspace, path)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(["..", ".", "", "a", "link", "secret", "outside", "/", "/workspace", "~"]), max_size=6))
+def test_no_path_of_any_parts_reads_what_stands_outside(workspace: Path, secret: Path, parts: list[str]) -> None:
+    (workspace / "a").mkdir(exist_ok=True)
+    if not (workspace / "link").is_symlink():
+        (workspace / "link").symlink_to(secret)
+    with pytest.raises(JailError):
+        read(workspace, "/".join(parts))
