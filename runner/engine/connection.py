@@ -23,6 +23,8 @@ class Connection:
         self.docker = docker
         self.name = f"the {'private ' if service is not None else ''}container engine at {address}"
         self.service = service
+        self.is_local = address.startswith("unix://")
+        """The engine's containers run on this machine's kernel, as far as its address tells."""
 
     async def ensure(self) -> None:
         """Start the private service again if it ended.

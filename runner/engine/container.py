@@ -13,14 +13,19 @@ import msgspec
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
-from runner.engine import helper, processes
+from runner.engine import processes
+from runner.engine.command_server import is_missing_shell
 from runner.engine.connection import Connection, known
 from runner.engine.errors import ContainerStartFailed, EngineError, NetworkUnavailable, first_line
 from runner.engine.exec import Command, CommandResult, Execution, OutputSink, Surroundings
+from runner.engine.helper import FirstProcess
 from runner.engine.memory import kill_counter
+from runner.engine.served import ServedExecution, Servers
 from runner.engine.settings import EngineSettings
 
 WORKSPACE: Final = "/workspace"
+NETWORK_WORDS: Final = ("netavark", "iptables", "nftables", "cni", "aardvark", "slirp4netns", "pasta")
+"""What the engine names when it cannot connect a container."""
 REMOVAL_SECONDS: Final = 30.0
 REMOVAL_TRIES: Final = 20
 OWNER_LABEL: Final = "moonyard.owner"
@@ -67,12 +72,18 @@ class Container:
     """A running container. Safe to use from several tasks at once."""
 
     def __init__(
-        self, connection: Connection, container: DockerContainer, spec: ContainerSpec, facts: dict[str, Any]
+        self,
+        connection: Connection,
+        container: DockerContainer,
+        spec: ContainerSpec,
+        facts: dict[str, Any],
+        servers: Servers | None,
     ) -> None:
         # `facts` is the engine's own description, of which a few fields are read.
         self._connection = connection
         self._container = container
         self._spec = spec
+        self._servers = servers
         self.id: str = container.id
         self.image = spec.image
         pid = int(facts["State"]["Pid"])
@@ -95,12 +106,15 @@ class Container:
 
         :raises CommandNotFound: (and its siblings) when the command cannot be started.
         :raises CommandTimeout: when it ran longer than it may.
+        :raises CommandLost: when something in the container killed what ran the command.
         :raises ContainerGone: when the container has stopped.
         :raises EngineLost: when the engine was lost meanwhile.
         """
         folder = posixpath.normpath(posixpath.join(WORKSPACE, self._spec.workdir or "", command.cwd or ""))
         prefix = [word for word in self._spec.entrypoint or [] if word]
         actual = msgspec.structs.replace(command, argv=[*prefix, *command.argv], cwd=folder)
+        if self._servers is not None:
+            return await ServedExecution(self._surroundings, actual, output, self._servers).run()
         await self._connection.ensure()
         return await Execution(self._surroundings, actual, output).run()
 
@@ -111,6 +125,8 @@ class Container:
         """
         await self._connection.ensure()
         await remove(self._connection, self.id)
+        if self._servers is not None:
+            self._servers.close()
 
 
 def _environment(facts: dict[str, Any]) -> dict[str, str]:
@@ -119,20 +135,15 @@ def _environment(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def config(
-    spec: ContainerSpec, resolved: str, settings: EngineSettings, owner: str, first: Path | None
+    spec: ContainerSpec, resolved: str, settings: EngineSettings, owner: str, first: FirstProcess
 ) -> dict[str, Any]:
     """Write a container's description in the engine's words.
 
     :param resolved: the image's full name after the image map.
-    :param first: the helper to run as the first process; None for a shell of the image.
     """
-    command = helper.command(first)
-    binds = [f"{spec.workspace}:{WORKSPACE}:rw"]
-    if first is not None:
-        binds.append(f"{first}:{helper.MOUNTED_AT}:ro")
     cpus = settings.cpus if spec.cpus is None else spec.cpus
     host: dict[str, Any] = {  # the engine's own JSON
-        "Binds": binds,
+        "Binds": [f"{spec.workspace}:{WORKSPACE}:rw", *first.binds],
         "NetworkMode": spec.network,
         "CapDrop": ["ALL"],
         "CapAdd": list(CAPABILITIES),
@@ -148,8 +159,8 @@ def config(
         host |= {"NanoCpus": int(cpus * 1_000_000_000)}
     return {
         "Image": resolved,
-        "Entrypoint": command[:1],
-        "Cmd": command[1:],
+        "Entrypoint": first.command[:1],
+        "Cmd": first.command[1:],
         "Env": [f"{name}={value}" for name, value in spec.env.items()],
         "WorkingDir": WORKSPACE,
         "User": spec.user or "",
@@ -164,19 +175,20 @@ def config(
     }
 
 
-def start_failure(spec: ContainerSpec, first: Path | None, message: str) -> EngineError:
+def start_failure(spec: ContainerSpec, message: str) -> EngineError:
     """Tell why a container did not start."""
     reason = first_line(message)
     text = message.lower()
     what = f"container of image `{spec.image}` could not be started"
-    if spec.network != "none" and any(word in text for word in ("netavark", "iptables", "nftables", "cni", "aardvark")):
+    if spec.network != "none" and any(word in text for word in NETWORK_WORDS):
         return NetworkUnavailable(
             f"{what}: this machine's engine cannot connect it to a network: {reason}",
-            hint='Install netavark, aardvark-dns and iptables, or run it without a network (`network = "none"`).',
+            hint="Install netavark, aardvark-dns and iptables (and slirp4netns where Podman runs without root), "
+            'or run it without a network (`network = "none"`).',
         )
-    if first is None and helper.command(None)[0] in message:
+    if is_missing_shell(message):
         return ContainerStartFailed(
-            f"{what}: the image has no {helper.command(None)[0]}, and this machine has no catatonit: {reason}",
+            f"{what}: the image has no /bin/sh, and this machine has no catatonit: {reason}",
             hint="Install catatonit on the runner's machine: it lets images without a shell run.",
         )
     if "unable to find user" in text or "no matching entries in passwd" in text:

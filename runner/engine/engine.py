@@ -7,8 +7,9 @@ import os
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import anyio
@@ -17,11 +18,13 @@ from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
 from runner.engine import helper, sockets
+from runner.engine.command_server import MOUNTED_AT, Folder, is_missing_shell
 from runner.engine.connection import API_VERSION, Connection, check, describe, labelled, start
 from runner.engine.container import OWNER_LABEL, Container, ContainerSpec, config, remove, start_failure
 from runner.engine.errors import ContainerStartFailed, EngineError, EngineLost, EngineUnavailable, first_line, reason
 from runner.engine.images import Images, Progress
 from runner.engine.names import ImageMap
+from runner.engine.served import Servers
 from runner.engine.service import PrivateService, find_podman
 from runner.engine.settings import EngineSettings
 from schema.errors import single_error
@@ -42,6 +45,8 @@ class Engine:
         self._images = images
         self._map = ImageMap(settings.image_map)
         self._helper = helper.find()
+        self._without_server: set[str] = set()
+        """Images whose containers cannot have a command server, as far as that was found out."""
 
     @classmethod
     @asynccontextmanager
@@ -74,24 +79,74 @@ class Engine:
         """
         resolved = self._map.resolve(spec.image)
         await self._connection.ensure()
-        name = f"moonyard-{self._owner[:8]}-{secrets.token_hex(6)}"
+        if self._connection.is_local and resolved not in self._without_server:
+            container = await self._make_with_server(spec, resolved, progress)
+            if container is not None:
+                return container
+            self._without_server.add(resolved)
+        name = self._new_name()
         try:
-            container = await self._create(spec, resolved, name)
-            if container is None:
-                await self._images.pull(spec.image, resolved, progress)
-                container = await self._create(spec, resolved, name)
-            if container is None:
-                # It was removed just after it was pulled.
-                raise _missing(spec, resolved)  # noqa: TRY301  # what is undone below concerns this too
-            async with self._connection.reaching(f"starting a container of `{spec.image}`"):
-                await start(container)
-                facts = await describe(container)
-            return Container(self._connection, container, spec, facts)
+            made, facts = await self._make(spec, resolved, name, helper.first_process(self._helper), progress)
+            return Container(self._connection, made, spec, facts, None)
         except BaseException as error:
             await self._undo(name)
             if isinstance(error, DockerError):
-                raise start_failure(spec, self._helper, error.message) from error
+                raise start_failure(spec, error.message) from error
             raise
+
+    async def _make_with_server(self, spec: ContainerSpec, resolved: str, progress: Progress) -> Container | None:
+        """Make a container whose first process is a command server; None where its image has no shell for that."""
+        name = self._new_name()
+        folder = Folder.make(self.settings.state_folder / "owners" / self._owner / "servers" / name)
+        server = folder.prepare_server()
+        first = helper.FirstProcess(command=server.command, binds=[f"{folder.path}:{MOUNTED_AT}:ro"])
+        servers: Servers | None = None
+        try:
+            made, facts = await self._make(spec, resolved, name, first, progress)
+            if await server.wait_until_ready():
+                servers = Servers(folder, server, partial(self._start_server, made))
+                return Container(self._connection, made, spec, facts, servers)
+            log.debug("image `%s` has no shell that serves commands", resolved)
+            await self._undo(name)
+            return None
+        except BaseException as error:
+            await self._undo(name)
+            if not isinstance(error, DockerError):
+                raise
+            if is_missing_shell(error.message):
+                return None
+            raise start_failure(spec, error.message) from error
+        finally:
+            if servers is None:
+                server.close()
+                folder.remove()
+
+    async def _start_server(self, container: DockerContainer, command: list[str]) -> None:
+        await self._connection.ensure()
+        try:
+            async with self._connection.reaching("starting a command server"):
+                made = await container.exec(command, stdout=False, stderr=False)
+                await made.start(detach=True)
+        except DockerError as error:
+            raise EngineError(f"a command server could not be started: {first_line(error.message)}") from error
+
+    def _new_name(self) -> str:
+        return f"moonyard-{self._owner[:8]}-{secrets.token_hex(6)}"
+
+    async def _make(
+        self, spec: ContainerSpec, resolved: str, name: str, first: helper.FirstProcess, progress: Progress
+    ) -> tuple[DockerContainer, dict[str, Any]]:
+        container = await self._create(spec, resolved, name, first)
+        if container is None:
+            await self._images.pull(spec.image, resolved, progress)
+            container = await self._create(spec, resolved, name, first)
+        if container is None:
+            # It was removed just after it was pulled.
+            raise _missing(spec, resolved)
+        async with self._connection.reaching(f"starting a container of `{spec.image}`"):
+            await start(container)
+            facts = await describe(container)
+        return container, facts
 
     async def remove_containers(self, owner: str) -> int:
         """Remove all containers of an owner, and give how many there were.
@@ -118,14 +173,16 @@ class Engine:
                     tasks.start_soon(remove_one, container)
         return len(found)
 
-    async def _create(self, spec: ContainerSpec, resolved: str, name: str) -> DockerContainer | None:
+    async def _create(
+        self, spec: ContainerSpec, resolved: str, name: str, first: helper.FirstProcess
+    ) -> DockerContainer | None:
         """Make a container, or tell by None that its image is missing."""
         # A cancel between the question and the answer would leave a container nobody knows of.
         with anyio.CancelScope(shield=True):
             try:
                 async with self._connection.reaching(f"making a container of `{spec.image}`"):
                     return await self._connection.docker.containers.create(
-                        config(spec, resolved, self.settings, self._owner, self._helper), name=name
+                        config(spec, resolved, self.settings, self._owner, first), name=name
                     )
             except DockerError as error:
                 if error.status == HTTPStatus.NOT_FOUND and "image" in error.message.lower():

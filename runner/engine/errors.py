@@ -11,6 +11,7 @@ EngineError
 ├── CommandNotFound          the container has no such program
 ├── CommandNotExecutable     it has the file, but not as a program it can run
 ├── CommandStartFailed       the engine could not start a command for another reason
+├── CommandLost              what ran a command was killed, and with it the word of how it ended
 ├── CommandTimeout           a command ran longer than it may, and was killed
 ├── WorkingFolderNotFound    a command's folder does not exist
 └── UserNotFound             the container knows no such user
@@ -77,6 +78,10 @@ class CommandNotExecutable(EngineError):
 
 class CommandStartFailed(EngineError):
     code = "command_start_failed"
+
+
+class CommandLost(EngineError):
+    code = "command_lost"
 
 
 class CommandTimeout(EngineError):

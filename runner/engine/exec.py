@@ -62,6 +62,7 @@ _START_FAILURE: Final = re.compile(rb"Error: [\w.-]+: .*: OCI (?:runtime|permiss
 _BROKEN_STDIN: Final = re.compile(rb"Error: (?:read|write) unixpacket @?->\S+/attach: [^\n]*\n?")
 """What Podman adds to the output when a command ends without reading all of its stdin, or could not be started."""
 _QUOTED: Final = re.compile(r'"(?:\\.|[^"\\])*"|`[^`]*`')
+EXECUTABLE_HINT: Final = "It has to be a file with the executable bit (chmod +x); a script has to name its interpreter."
 STDERR: Final = 2
 """Its number in the engine's joined stream."""
 
@@ -357,7 +358,7 @@ class Execution:
             why = "is not a program for this machine" if "exec format error" in text else "cannot be executed"
             return CommandNotExecutable(
                 f"command `{name}` {where} {why}: {_cause(reason)}",
-                hint="It has to be a file with the executable bit (chmod +x); a script has to name its interpreter.",
+                hint=EXECUTABLE_HINT,
             )
         if "not found" in text or "no such file" in text:
             return self._not_found(name, where)

@@ -1,4 +1,4 @@
-"""The first process of a container: keeps it alive and collects the processes that nobody else waits for.
+"""The first process of a container that has no command server: keeps it alive and collects orphaned processes.
 
 Podman's own ``catatonit`` does that (``-P``), and being a static program it runs in any image, those without a shell
 included. It is mounted into the container from the host. Where the host has none, a shell of the image has to do.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 MOUNTED_AT: Final = "/.moonyard-init"
 _PLACES: Final = ("/usr/libexec/podman/catatonit", "/usr/lib/podman/catatonit", "/usr/libexec/catatonit/catatonit")
@@ -24,6 +26,15 @@ def find() -> Path | None:
     return found[0].resolve() if found else None
 
 
-def command(helper: Path | None) -> list[str]:
-    """Give what a container runs as its first process."""
-    return [MOUNTED_AT, "-P"] if helper is not None else ["/bin/sh", "-c", _SHELL_LOOP]
+class FirstProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container runs as its first process, and what of the host's that needs."""
+
+    command: list[str]
+    binds: list[str] = []
+
+
+def first_process(helper: Path | None) -> FirstProcess:
+    """Give a first process that does nothing else but be there."""
+    if helper is None:
+        return FirstProcess(command=["/bin/sh", "-c", _SHELL_LOOP])
+    return FirstProcess(command=[MOUNTED_AT, "-P"], binds=[f"{helper}:{MOUNTED_AT}:ro"])

@@ -76,8 +76,13 @@ def spec(workspace: Path) -> ContainerSpec:
     return ContainerSpec(image=ALPINE, job="a-job", attempt=1, workspace=workspace, network="none")
 
 
-@pytest.fixture
-async def container(engine: Engine, spec: ContainerSpec) -> AsyncGenerator[Container]:
+@pytest.fixture(params=["server", "exec"])
+async def container(
+    request: pytest.FixtureRequest, engine: Engine, spec: ContainerSpec, image_map: dict[str, str]
+) -> AsyncGenerator[Container]:
+    """A container whose commands go by its command server, or by the engine's own exec: they are to be the same."""
+    if request.param == "exec":
+        engine._without_server.add(image_map[ALPINE])
     made = await engine.create_container(spec, Said())
     yield made
     await made.remove()

@@ -40,7 +40,9 @@ async def test_a_named_engine_is_used(engine: Engine, engine_settings: EngineSet
 
 async def test_a_named_engine_that_does_not_answer_is_an_error(engine_settings: EngineSettings, tmp_path: Path) -> None:
     settings = msgspec.structs.replace(engine_settings, socket=str(tmp_path / "none.sock"))
-    with pytest.raises(EngineUnavailable, match=r"none\.sock \(the setting `engine_socket`\)") as raised:
+    with pytest.raises(
+        EngineUnavailable, match=r"none\.sock, which the setting `engine_socket` names \(no such file"
+    ) as raised:
         async with Engine.open(settings, "x"):
             pass
     assert raised.value.code == "engine_unavailable"
@@ -50,7 +52,7 @@ async def test_the_usual_variables_name_an_engine_too(
     engine_settings: EngineSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
-    with pytest.raises(EngineUnavailable, match=r"docker\.sock \(DOCKER_HOST\)"):
+    with pytest.raises(EngineUnavailable, match=r"docker\.sock, which DOCKER_HOST names \(no such file"):
         async with Engine.open(engine_settings, "x"):
             pass
     monkeypatch.setenv("CONTAINER_HOST", "ssh://somewhere")
@@ -101,7 +103,8 @@ async def test_losing_the_engine_fails_the_command_and_the_next_container_starts
     with pytest.raises(
         EngineLost, match=r"the private container engine at unix://.* was lost while command `sh`"
     ) as raised:
-        await container.run(Command(argv=["sh", "-c", "echo go; sleep 1006"]), Calling(kill_the_engine))
+        # As another user, which is for the engine's own exec to do.
+        await container.run(Command(argv=["sh", "-c", "echo go; sleep 1006"], user="0"), Calling(kill_the_engine))
     assert raised.value.code == "engine_lost"
     another = await engine.create_container(spec, Said())
     assert service_of(engine) != lost
@@ -109,6 +112,21 @@ async def test_losing_the_engine_fails_the_command_and_the_next_container_starts
     # The container did not depend on it, and the lost command is not left running in it.
     ran = await run(container, "sh", "-c", "set -- /proc/[0-9]*; echo $#")
     assert ran.stdout == b"2\n"
+
+
+async def test_a_command_by_a_server_does_not_notice_that_the_engine_is_lost(
+    engine: Engine, spec: ContainerSpec
+) -> None:
+    container = await engine.create_container(spec, Said())
+    lost = service_of(engine)
+
+    async def kill_the_engine(_data: bytes) -> None:
+        os.kill(lost, signal.SIGKILL)
+
+    result = await container.run(Command(argv=["sh", "-c", "echo go; sleep 0.2; exit 5"]), Calling(kill_the_engine))
+    assert result.code == 5
+    await container.remove()
+    assert service_of(engine) != lost
 
 
 async def test_a_private_engine_ends_with_the_process_that_started_it(engine_settings: EngineSettings) -> None:

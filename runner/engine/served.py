@@ -1,0 +1,220 @@
+"""One command in a container, by a command server; where there is none for it, by the engine's own exec."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import anyio
+
+from runner.engine import memory, processes, shell
+from runner.engine.command_server import Folder, Outcome, Server, ServerDied
+from runner.engine.errors import (
+    CommandLost,
+    CommandNotExecutable,
+    CommandStartFailed,
+    EngineError,
+    WorkingFolderNotFound,
+)
+from runner.engine.exec import (
+    EXECUTABLE_HINT,
+    KILL_SECONDS,
+    NOT_EXECUTABLE,
+    NOT_FOUND,
+    Command,
+    CommandResult,
+    Execution,
+    OutputSink,
+    Surroundings,
+    signal_name,
+)
+from schema.errors import single_error
+
+SERVERS_MAXIMUM: Final = 16
+_FOLDER_TROUBLE: Final = {"missing": "does not exist", "no-folder": "is not a folder"}
+
+
+class Servers:
+    """The command servers of one container. Each runs one command at a time; more are started when all are busy."""
+
+    def __init__(self, folder: Folder, first: Server, start: Callable[[list[str]], Awaitable[None]]) -> None:
+        self._folder = folder
+        self._start = start
+        self._all = {first}
+        self._closed = False
+        self._idle = [first]
+
+    async def take(self, command: Command) -> Server | None:
+        """Take a server for a command; None where the command is not one for a server, or there are too many.
+
+        ``give`` it back, or ``drop`` it.
+        """
+        if command.user is not None or not all(shell.can_export(name) for name in command.env):
+            return None
+        while self._idle:
+            server = self._idle.pop()
+            if server.is_alive:
+                return server
+            self.drop(server)
+        if self._closed or len(self._all) >= SERVERS_MAXIMUM:
+            return None
+        server = self._folder.prepare_server()
+        self._all.add(server)
+        ready = False
+        try:
+            await self._start(server.command)
+            ready = await server.wait_until_ready()
+        except EngineError:
+            return None  # the engine's own exec meets the same trouble, and tells it
+        finally:
+            if not ready:
+                self.drop(server)
+        return server if ready else None
+
+    def give(self, server: Server) -> None:
+        self._idle.append(server)
+
+    def drop(self, server: Server) -> None:
+        self._all.discard(server)
+        server.close()
+
+    def close(self) -> None:
+        """Give all up, with their folder: the container is gone."""
+        self._closed = True
+        for server in self._all:
+            server.close()
+        self._all.clear()
+        self._idle.clear()
+        self._folder.remove()
+
+
+class ServedExecution(Execution):
+    """One run of one command by a server."""
+
+    def __init__(self, surroundings: Surroundings, command: Command, output: OutputSink, servers: Servers) -> None:
+        super().__init__(surroundings, command, output)
+        self._servers = servers
+        self._timed_out = False
+        self._killed = False
+        """The server said that the command was over after it had been killed."""
+
+    async def run(self) -> CommandResult:
+        """Run the command to its end.
+
+        :raises CommandLost: when the server died, for instance by the hand of the command itself.
+        """
+        # From here on no other command is alone in the container: a server that is being started is not to be killed
+        # with what another command left.
+        self._in.running.add(self._mark)
+        try:
+            server = await self._servers.take(self._command)
+            if server is None:
+                await self._connection.ensure()
+                return await super().run()
+            return await self._run_by(server)
+        finally:
+            self._in.running.discard(self._mark)
+
+    async def _run_by(self, server: Server) -> CommandResult:
+        kills_before = memory.kills(self._in.kill_counter)
+        self._started = anyio.current_time()
+        self._started_on_host = time.clock_gettime(time.CLOCK_BOOTTIME) - 0.02
+        ended = False
+        try:
+            outcome = await server.run(
+                self._command.argv,
+                env=self._command.env | {processes.MARK: self._mark},
+                cwd=self._command.cwd or "/",
+                stdin=self._command.stdin,
+                output=self._output,
+                guard=self._guard,
+            )
+            ended = True
+        except ServerDied as error:
+            raise await self._lost() from error
+        finally:
+            if ended or self._killed:
+                self._servers.give(server)
+            else:
+                self._servers.drop(server)
+        if self._timed_out:
+            raise self._timeout()
+        if outcome.refusal is not None:
+            raise self._not_started(outcome)
+        return CommandResult(
+            code=outcome.code,
+            duration=anyio.current_time() - self._started,
+            signal=signal_name(outcome.code),
+            oom=outcome.code != 0 and memory.kills(self._in.kill_counter) > kills_before,
+        )
+
+    async def _guard(self, wait: Callable[[], Awaitable[None]]) -> None:
+        try:
+            with anyio.move_on_after(math.inf if self._command.timeout is None else self._command.timeout) as scope:
+                await wait()
+            if not scope.cancelled_caught:
+                return
+            self._timed_out = True
+            await self._kill_served(wait)
+        except anyio.get_cancelled_exc_class():
+            await self._kill_served(wait)
+            raise
+
+    async def _kill_served(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Kill all that the command started, until the server says that it is over."""
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(KILL_SECONDS) as scope:
+                with single_error():
+                    async with anyio.create_task_group() as tasks:
+                        tasks.start_soon(self._kill_until_cancelled)
+                        await wait()
+                        tasks.cancel_scope.cancel()
+                self._killed = True
+                # What it left in the background does not hold up the server's word.
+                await self._kill_once()
+            if scope.cancelled_caught:
+                await self._kill_container()
+                raise ServerDied
+
+    async def _lost(self) -> EngineError:
+        with anyio.CancelScope(shield=True):
+            await self._kill_once()
+            if self._timed_out:
+                return self._timeout()
+            if not await self._container_runs():
+                return self._gone("it stopped while the command ran")
+        return CommandLost(
+            f"command `{self._command.argv[0]}` in container {self._in.image} was lost: the shell that ran it was "
+            "killed, so how it ended is not known",
+            hint="Something in the container killed processes that were not its own (`kill -9 -1`, `pkill`).",
+        )
+
+    def _not_started(self, outcome: Outcome) -> EngineError:
+        name, where = self._command.argv[0], f"in container {self._in.image}"
+        match outcome.refusal:
+            case "not-found":
+                return self._not_found(name, where)
+            case "not-executable":
+                return CommandNotExecutable(
+                    f"command `{name}` {where} cannot be executed: permission denied",
+                    hint=EXECUTABLE_HINT,
+                )
+            case str() as refusal if refusal.startswith("cwd "):
+                trouble = _FOLDER_TROUBLE.get(refusal.removeprefix("cwd "), "may not be entered by its user")
+                return WorkingFolderNotFound(
+                    f"command `{name}` could not be started {where}: its folder `{self._command.cwd}` {trouble}",
+                    hint="`cwd` is relative to the workspace (/workspace); create the folder first.",
+                )
+            case _ if outcome.code == NOT_EXECUTABLE:
+                return CommandNotExecutable(
+                    f"command `{name}` {where} is not a program for this machine",
+                    hint=EXECUTABLE_HINT,
+                )
+            case _ if outcome.code == NOT_FOUND:
+                return self._not_found(name, where)
+            case _:
+                return CommandStartFailed(
+                    f"command `{name}` could not be started {where}: its shell gave up with code {outcome.code}"
+                )
