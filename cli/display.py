@@ -49,7 +49,7 @@ class JsonDisplay:
         # Only a job's own lines are looked into: this is the path that a gigabyte of log takes.
         for line in lines.splitlines() if b'"type":"job"' in lines else ():
             if line.startswith(b'{"type":"job"'):
-                self.final = _final(decode_line(line)) or self.final
+                self.final = _final(decode_line(line))
 
 
 class PeopleDisplay:
@@ -74,7 +74,7 @@ class PeopleDisplay:
             case StageEvent():
                 return self._stage_line(event)
             case JobEvent():
-                self.final = _final(event) or self.final
+                self.final = _final(event)
                 return self._job(event)
 
     def _log(self, event: LogEvent) -> str | None:

@@ -16,7 +16,7 @@ import click
 
 from cli import settings
 from cli.display import Display, display
-from cli.main import EXIT_JOB_FAILED
+from cli.main import EXIT_ERROR, EXIT_JOB_FAILED
 from schema import times
 from schema.errors import ErrorInfo, MoonyardError, single_error
 from schema.events import JobEvent, encode_line
@@ -98,6 +98,9 @@ def run(
     except click.UsageError as error:
         _end_with("failed", ErrorInfo(code="usage", message=error.format_message()), shown, as_json=as_json)
         raise
+    except BrokenPipeError:  # whoever read our output has gone: nothing is left to tell
+        _give_up_stdout()
+        return EXIT_ERROR
     except KeyboardInterrupt:  # so early that there is no job yet to be cancelled
         _end_with("cancelled", None, shown, as_json=as_json)
         return EXIT_JOB_FAILED
@@ -132,13 +135,17 @@ def _print(shown: Display, lines: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        # What is left in the buffer must not be tried again when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         raise MoonyardError(
             f"the job was cancelled: its output cannot be written to stdout ({error.strerror})",
             code="output_lost",
             hint="Is the disk full that stdout goes to?",
         ) from error
+
+
+def _give_up_stdout() -> None:
+    # What is left in the buffer must not be tried again when the process ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end_with(state: JobState, error: ErrorInfo | None, shown: Display, *, as_json: bool) -> None:
@@ -168,7 +175,9 @@ def read_pipeline(file: Path) -> str:
         ) from error
     except OSError as error:
         raise MoonyardError(
-            f"pipeline file `{file}` cannot be read: {error.strerror}", code="file_unreadable"
+            f"pipeline file `{file}` cannot be read: {(error.strerror or type(error).__name__).lower()}",
+            code="file_unreadable",
+            hint="A pipeline is one file of Lua." if file.is_dir() else None,
         ) from error
     if len(data) > SOURCE_BYTES_MAXIMUM:
         raise MoonyardError(

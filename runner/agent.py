@@ -78,7 +78,8 @@ class Agent:
         self._engine = engine
         self._parent = parent
         self._owner = owner
-        self._running: dict[str, RunningJob] = {}
+        self._running: dict[tuple[str, int], RunningJob] = {}
+        """By job and attempt: a job that was lost can come back here while its old attempt is still being stopped."""
         self._slot_freed = anyio.Event()
         self._claiming = anyio.CancelScope()
         self._draining = False
@@ -130,7 +131,8 @@ class Agent:
                     Claimed,
                     Claim(
                         slots=slots,
-                        wait=CLAIM_WAIT_SECONDS,
+                        # After a failure, whoever watches wants to know that it is over before the next job comes.
+                        wait=0.0 if has_failed else CLAIM_WAIT_SECONDS,
                         capacity=self._settings.capacity,
                         version=self._settings.version,
                     ),
@@ -174,7 +176,10 @@ class Agent:
             artifacts=OrchestratorArtifacts(self._client, assignment.job, assignment.attempt),
         )
         running = RunningJob(job, assignment.attempt)
-        self._running[assignment.job] = running
+        for older in self._running.values():
+            if older.job.id == assignment.job:
+                self._stop(older)
+        self._running[assignment.job, assignment.attempt] = running
         log.info("job %d (%s) attempt %d starts", assignment.number, assignment.pipeline, assignment.attempt)
         jobs.start_soon(self._run_job, running, stream, name=f"job {assignment.number}")
 
@@ -191,7 +196,7 @@ class Agent:
         except MoonyardError as error:
             log.error("job %s attempt %d could not be reported: %s", running.job.id, running.attempt, error.message)
         finally:
-            del self._running[running.job.id]
+            del self._running[running.job.id, running.attempt]
             self._slot_freed.set()
             self._slot_freed = anyio.Event()
 
@@ -199,7 +204,7 @@ class Agent:
         while True:
             holding = [
                 Holding(job=job, attempt=running.attempt, cancelling=running.cancelling)
-                for job, running in self._running.items()
+                for (job, _), running in self._running.items()
                 if running.is_ours
             ]
             # The orchestrator renews the leases at once, and waits with the answer for something to say.
@@ -227,14 +232,17 @@ class Agent:
                 running.job.cancel()
         for job in answer.gone:
             if running := self._holding(job, asked):
-                log.warning("job %s attempt %d is no longer ours: it is stopped", job, running.attempt)
-                running.is_ours = False
-                running.scope.cancel()
+                self._stop(running)
 
     def _holding(self, job: str, asked: dict[str, int]) -> RunningJob | None:
-        """Find a job that the answer speaks of, unless it ended and came back under a new attempt meanwhile."""
-        running = self._running.get(job)
-        return running if running is not None and asked.get(job) == running.attempt else None
+        """Find the attempt that the answer speaks of, which is the one that was asked about, if it still runs."""
+        return self._running.get((job, asked[job])) if job in asked else None
+
+    def _stop(self, running: RunningJob) -> None:
+        """Stop an attempt that is no longer this runner's, and say nothing more of it."""
+        log.warning("job %s attempt %d is no longer ours: it is stopped", running.job.id, running.attempt)
+        running.is_ours = False
+        running.scope.cancel()
 
     def _raise_if_rejected(self, error: MoonyardError) -> None:
         if isinstance(error, OrchestratorRefused) and error.status in {401, 403}:

@@ -31,6 +31,8 @@ from schema.states import JobState
 log: Final = logging.getLogger(__name__)
 
 CLEANUP_SECONDS: Final = 60.0
+RETRY_DELAY_MAXIMUM: Final = 3600.0
+"""Beyond it, a retry's delay is not doubled any further."""
 JOB_SECONDS_DEFAULT: Final = 24 * 3600.0
 """A job without a timeout of its own ends here: nothing runs for ever."""
 
@@ -184,9 +186,14 @@ class Job:
                 # A script that could only be stopped with its whole process has nothing left to be tried again in.
                 if not tries_left or not sandbox.is_alive:
                     raise
+                pause = stage.retry_delay
+                if stage.retry_backoff == "exponential":
+                    pause = min(pause * 2 ** (stage.retries - tries_left), max(pause, RETRY_DELAY_MAXIMUM))
+                when = f" in {pause:g} s" if pause else ""
                 await self._stream.log(
-                    stage.name, "warn", "system", f"{failure.message}; trying again ({tries_left} left)"
+                    stage.name, "warn", "system", f"{failure.message}; trying again{when} ({tries_left} left)"
                 )
+                await anyio.sleep(pause)
             else:
                 return
 

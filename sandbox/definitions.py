@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, get_args
@@ -13,6 +14,11 @@ from sandbox.frames import Function
 from schema import times
 from schema.definition import (
     NAME_PATTERN,
+    PRIORITY_MAXIMUM,
+    TAG_PATTERN,
+    TAGS_MAXIMUM,
+    Backoff,
+    Concurrency,
     InputDefinition,
     InputType,
     InputValue,
@@ -23,12 +29,29 @@ from schema.definition import (
     input_value,
 )
 
-PIPELINE_FIELDS: Final = ("name", "description", "plugins", "inputs", "stages", "timeout")
+PIPELINE_FIELDS: Final = (
+    "name",
+    "description",
+    "plugins",
+    "inputs",
+    "stages",
+    "timeout",
+    "priority",
+    "queue_timeout",
+    "retries",
+    "tags",
+    "concurrency",
+)
 STAGE_FIELDS: Final = ("name", "container", "script", "timeout", "needs", "retries")
 INPUT_FIELDS: Final = ("type", "default", "description", "choices")
+RETRIES_FIELDS: Final = ("times", "delay", "backoff")
+CONCURRENCY_FIELDS: Final = ("group", "limit", "cancel_running")
 STAGES_MAXIMUM: Final = 500
 RETRIES_MAXIMUM: Final = 100
 IMAGE_LENGTH_MAXIMUM: Final = 500
+CONCURRENCY_MAXIMUM: Final = 10_000
+GROUP_LENGTH_MAXIMUM: Final = 200
+_PLACEHOLDER: Final = re.compile(r"\$\{([^}]*)\}")
 
 
 def check(
@@ -78,13 +101,24 @@ class _Checker:
         table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]  # keys are looked at below
         self._unknown_fields((), table, PIPELINE_FIELDS, "pipeline")
         self._plugins = self._plugin_names(table.get("plugins"))
+        inputs = self._inputs(table.get("inputs"))
+        retries, retry_delay, retry_backoff = self._retries(("retries",), "the pipeline", table.get("retries"))
         return PipelineDefinition(
             name=self._name((), table, "pipeline"),
             description=self._text(("description",), table.get("description")),
             plugins=self._plugins,
-            inputs=self._inputs(table.get("inputs")),
+            inputs=inputs,
             stages=self._stages(table.get("stages")),
             timeout=self._duration(("timeout",), table.get("timeout")),
+            priority=self._whole(
+                ("priority",), "the pipeline", table.get("priority", 0), -PRIORITY_MAXIMUM, PRIORITY_MAXIMUM
+            ),
+            queue_timeout=self._duration(("queue_timeout",), table.get("queue_timeout")),
+            retries=retries,
+            retry_delay=retry_delay,
+            retry_backoff=retry_backoff,
+            tags=self._tags(table.get("tags")),
+            concurrency=self._concurrency(table.get("concurrency"), inputs),
         )
 
     def requirements(self, required: Mapping[str, int]) -> None:
@@ -151,6 +185,85 @@ class _Checker:
         except ValueError as error:
             self.problem(path, f"`{path[-1]}` is no duration: {error}")
             return None
+
+    def _whole(self, path: locations.Path, of: str, value: object, least: int, most: int) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        self.problem(path, f"`{path[-1]}` of {of} must be a whole number from {least} to {most}, got {_shown(value)}")
+        return max(least, 0)
+
+    def _retries(self, path: locations.Path, of: str, value: object) -> tuple[int, float, Backoff]:
+        if not isinstance(value, dict):
+            return self._whole(path, of, 0 if value is None else value, 0, RETRIES_MAXIMUM), 0.0, "constant"
+        table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]  # keys are looked at here
+        self._unknown_fields(path, table, RETRIES_FIELDS, "`retries` table")
+        backoff = table.get("backoff", "constant")
+        if backoff not in get_args(Backoff):
+            words = ", ".join(f'"{word}"' for word in get_args(Backoff))
+            self.problem((*path, "backoff"), f"`backoff` of {of} must be one of {words}, got {_shown(backoff)}")
+            backoff = "constant"
+        times_tried = self._whole((*path, "times"), of, table.get("times"), 0, RETRIES_MAXIMUM)
+        return times_tried, self._duration((*path, "delay"), table.get("delay")) or 0.0, backoff
+
+    def _tags(self, value: object) -> list[str]:
+        entries = [] if value is None else _list(value)
+        if entries is None or len(entries) > TAGS_MAXIMUM:
+            self.problem(
+                ("tags",),
+                f"`tags` must be a list of up to {TAGS_MAXIMUM} tags of runners, got "
+                + (_kind(value) if entries is None else str(len(entries))),
+                'Write `tags = { "gpu" }`.',
+            )
+            return []
+        tags: list[str] = []
+        for index, tag in enumerate(entries, 1):
+            if isinstance(tag, str) and TAG_PATTERN.fullmatch(tag):
+                tags.append(tag)
+            else:
+                self.problem(
+                    ("tags", index),
+                    f"`tags[{index}]` must be up to 50 lower-case letters, digits, `.`, `_`, `-`, got {_shown(tag)}",
+                )
+        return sorted(set(tags))
+
+    def _concurrency(self, value: object, inputs: Mapping[str, InputDefinition]) -> Concurrency | None:
+        path: locations.Path = ("concurrency",)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            return Concurrency(limit=self._whole(path, "the pipeline", value, 1, CONCURRENCY_MAXIMUM))
+        table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]  # keys are looked at here
+        self._unknown_fields(path, table, CONCURRENCY_FIELDS, "`concurrency` table")
+        cancel_running = table.get("cancel_running", False)
+        if not isinstance(cancel_running, bool):
+            self.problem(
+                (*path, "cancel_running"), f"`cancel_running` must be true or false, got {_shown(cancel_running)}"
+            )
+            cancel_running = False
+        return Concurrency(
+            group=self._group((*path, "group"), table.get("group"), inputs),
+            limit=self._whole((*path, "limit"), "`concurrency`", table.get("limit", 1), 1, CONCURRENCY_MAXIMUM),
+            cancel_running=cancel_running,
+        )
+
+    def _group(self, path: locations.Path, value: object, inputs: Mapping[str, InputDefinition]) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, str) or not 0 < len(value) <= GROUP_LENGTH_MAXIMUM or not value.isprintable():
+            self.problem(
+                path, f"`group` must be a name of up to {GROUP_LENGTH_MAXIMUM} printable characters, got {_kind(value)}"
+            )
+            return None
+        for placeholder in _PLACEHOLDER.finditer(value):
+            name = placeholder[1]
+            if name not in inputs:
+                near = difflib.get_close_matches(name, list(inputs), n=1)
+                self.problem(
+                    path,
+                    f"`group` names the input `{name}`, and there is none of that name"
+                    + (f"; did you mean `{near[0]}`?" if near else ""),
+                )
+        return value
 
     def _plugin_names(self, value: object) -> list[str]:
         entries = [] if value is None else _list(value)
@@ -276,13 +389,7 @@ class _Checker:
             )
         elif not isinstance(script, Function):
             self.problem((*path, "script"), f"`script` of {label} must be a function, got {_kind(script)}")
-        retries = table.get("retries", 0)
-        if not isinstance(retries, int) or isinstance(retries, bool) or not 0 <= retries <= RETRIES_MAXIMUM:
-            self.problem(
-                (*path, "retries"),
-                f"`retries` of {label} must be a whole number from 0 to {RETRIES_MAXIMUM}, got {_shown(retries)}",
-            )
-            retries = 0
+        retries, retry_delay, retry_backoff = self._retries((*path, "retries"), label, table.get("retries"))
         line = locations.line_of(self._lines, path) if path in self._lines else None
         return StageDefinition(
             name=name,
@@ -290,6 +397,8 @@ class _Checker:
             timeout=self._duration((*path, "timeout"), table.get("timeout")),
             needs=self._needs((*path, "needs"), label, table.get("needs")),
             retries=retries,
+            retry_delay=retry_delay,
+            retry_backoff=retry_backoff,
             line=line or (script.line if isinstance(script, Function) else None),
         )
 

@@ -94,13 +94,14 @@ local function head_of(url, path)
     command = "git", args = { "-C", path, "rev-parse", "--verify", "HEAD" }, env = QUIET,
     check = false, stdout = "debug", stderr = "debug",
   })
-  if not head.ok then
+  local commit = head.stdout:match("^%x+")
+  if not commit then
     error(setmetatable({
       code = "repository_empty",
       message = ("git.clone: repository %s has no commit to check out"):format(url),
     }, readable), 0)
   end
-  return head.stdout:match("%x+")
+  return commit
 end
 
 function git.clone(options)

@@ -16,7 +16,7 @@ from aiodocker.exceptions import DockerError
 from runner.engine import processes
 from runner.engine.command_server import is_missing_shell
 from runner.engine.connection import Connection, known
-from runner.engine.errors import ContainerStartFailed, EngineError, NetworkUnavailable, first_line
+from runner.engine.errors import CommandStartFailed, ContainerStartFailed, EngineError, NetworkUnavailable, first_line
 from runner.engine.exec import Command, CommandResult, Execution, OutputSink, Surroundings
 from runner.engine.helper import FirstProcess
 from runner.engine.memory import kill_counter
@@ -28,6 +28,8 @@ NETWORK_WORDS: Final = ("netavark", "iptables", "nftables", "cni", "aardvark", "
 """What the engine names when it cannot connect a container."""
 REMOVAL_SECONDS: Final = 30.0
 REMOVAL_TRIES: Final = 20
+WORD_BYTES_MAXIMUM: Final = 128 * 1024
+WORDS_BYTES_MAXIMUM: Final = 2 * 1024 * 1024 - 64 * 1024
 OWNER_LABEL: Final = "moonyard.owner"
 
 CAPABILITIES: Final = (
@@ -113,6 +115,7 @@ class Container:
         folder = posixpath.normpath(posixpath.join(WORKSPACE, self._spec.workdir or "", command.cwd or ""))
         prefix = [word for word in self._spec.entrypoint or [] if word]
         actual = msgspec.structs.replace(command, argv=[*prefix, *command.argv], cwd=folder)
+        _check_size(actual)
         if self._servers is not None:
             return await ServedExecution(self._surroundings, actual, output, self._servers).run()
         await self._connection.ensure()
@@ -127,6 +130,18 @@ class Container:
         await remove(self._connection, self.id)
         if self._servers is not None:
             self._servers.close()
+
+
+def _check_size(command: Command) -> None:
+    """Refuse what the kernel would not take (execve(2): MAX_ARG_STRLEN, and a quarter of the usual stack in all)."""
+    sizes = [len(word.encode(errors="surrogateescape")) + 1 for word in command.argv]
+    sizes += [len(f"{name}={value}".encode(errors="surrogateescape")) + 1 for name, value in command.env.items()]
+    if max(sizes) > WORD_BYTES_MAXIMUM or sum(sizes) > WORDS_BYTES_MAXIMUM:
+        raise CommandStartFailed(
+            f"command `{command.argv[0][:100]}` could not be started: its arguments and environment are too long "
+            f"({sum(sizes)} bytes, the longest {max(sizes)}; at most {WORDS_BYTES_MAXIMUM} and {WORD_BYTES_MAXIMUM})",
+            hint="Give large data by `stdin`, or by a file in the workspace.",
+        )
 
 
 def _environment(facts: dict[str, Any]) -> dict[str, str]:

@@ -67,6 +67,12 @@ def parse(call: str, kind: type[Arguments], value: Value) -> Arguments:
         return msgspec.convert(given, kind, strict=True)
     except msgspec.ValidationError as error:
         raise ArgumentInvalid(f"{call}: {_in_user_words(str(error), given)}") from error
+    except UnicodeEncodeError as error:  # the checker looks at such a string only where it does not fit
+        wrong = [f"`{name}`" for name, item in given.items() if isinstance(item, str) and not _is_text(item)]
+        raise ArgumentInvalid(
+            f"{call}: {' or '.join(wrong) or 'an argument'} is a string that is not valid UTF-8 text, "
+            "where something else is accepted"
+        ) from error
 
 
 def text(call: str, argument: str, value: str) -> str:
@@ -109,6 +115,10 @@ def environment(call: str, values: Mapping[str, str | int | float]) -> dict[str,
             raise ArgumentInvalid(f"{call}: `env` has a name that no variable can have: {data(name)!r}")
         taken[text(call, "a name in env", name)] = word(call, f"env.{name}", value)
     return taken
+
+
+def _is_text(value: str) -> bool:
+    return value.isascii() or data(value).decode(errors="replace") == value
 
 
 def data(value: str) -> bytes:

@@ -16,6 +16,7 @@ from runner.engine.engine import Engine
 from runner.engine.errors import (
     CommandNotExecutable,
     CommandNotFound,
+    CommandStartFailed,
     ContainerGone,
     UserNotFound,
     WorkingFolderNotFound,
@@ -195,3 +196,10 @@ async def test_a_container_that_is_gone_says_so(container: Container) -> None:
 
 def spec_with(spec: ContainerSpec, **changes: object) -> ContainerSpec:
     return msgspec.structs.replace(spec, **changes)
+
+
+async def test_arguments_that_no_kernel_takes_are_refused_with_their_size(container: Container) -> None:
+    assert (await run(container, "sh", "-c", "echo ${#1}", "sh", "x" * 131_000)).stdout == b"131000\n"
+    for argv in (["echo", "x" * 131_072], ["echo", *["x" * 100_000] * 20]):
+        with pytest.raises(CommandStartFailed, match="its arguments and environment are too long"):
+            await run(container, *argv)
