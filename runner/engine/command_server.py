@@ -1,16 +1,17 @@
 """A shell in a container that runs command after command: what an engine's exec takes 80 ms for, it does in one.
 
     runner                                     container (``/.moonyard`` is a folder of the runner's, read-only)
-      │ 7.request: a file, the command's text
+      │ request: a file, the command's text
       │ control  ── "7" ─────────────────────> reads it, starts the command in a subshell
-      │ 7.stdout <───────────────────────────  the command itself
-      │ 7.stderr <───────────────────────────  the command itself
+      │ stdout   <───────────────────────────  the command itself
+      │ stderr   <───────────────────────────  the command itself
       │ status   <── "7 end 0" ──────────────  when it has ended
 
 All but the request are named pipes, which the kernel connects across the container's border: no engine stands between,
-and how fast the sink takes output is how fast the command can write. Each command has pipes of its own. So what one
-leaves running in the background cannot write into the next one's output, nothing that a command writes can be taken for
-the server's word, and closing its streams harms nobody.
+and how fast the sink takes output is how fast the command can write. A command has its output pipes for itself: those
+of one that left something running with them open are given up, and the next one gets new ones. So what runs in the
+background cannot write into the next command's output, nothing that a command writes can be taken for the server's
+word, and closing its streams harms nobody.
 
 A command is over when the server says so. What it wrote is in the pipes by then: as much as they hold at that moment is
 read, and no more, for something that it left in the background may write for ever.
@@ -48,6 +49,7 @@ READY_SECONDS: Final = 10.0
 READ_BYTES: Final = 256 * 1024
 PIPE_BYTES: Final = 256 * 1024
 STDIN_BYTES: Final = 64 * 1024
+STREAMS: Final[tuple[OutputStream, ...]] = ("stdout", "stderr")
 
 Guard = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 """Waits for a command's end by the function it is given. It may give up, kill the command, and wait again."""
@@ -102,12 +104,14 @@ class Server:
         self._inside = inside
         self._commands = itertools.count(1)
         self._said = b""
-        self._control = self._status = -1
+        self._control = self._status = self._request = -1
         for name in ("control", "status"):
             _make_pipe(folder / name)
         # Both ways, so that opening does not wait for the shell; what is read here never comes from here.
         self._control = os.open(folder / "control", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._status = os.open(folder / "status", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._request = os.open(folder / "request", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)
+        os.fchmod(self._request, 0o644)
 
     @property
     def command(self) -> list[str]:
@@ -130,10 +134,10 @@ class Server:
 
     def close(self) -> None:
         """Give the pipes up. A shell that still lives reads the end of its control pipe, and ends."""
-        for descriptor in (self._control, self._status):
+        for descriptor in (self._control, self._status, self._request):
             if descriptor >= 0:
                 os.close(descriptor)
-        self._control = self._status = -1
+        self._control = self._status = self._request = -1
 
     async def run(
         self,
@@ -150,34 +154,42 @@ class Server:
         :raises ServerDied: when the shell ended before it could tell.
         """
         number = next(self._commands)
-        pipes = _CommandPipes(self._folder, number, has_stdin=bool(stdin))
-        request = self._folder / f"{number}.request"
+        stdin_pipe = _StdinPipe(self._folder / "stdin") if stdin else None
+        readers = [_Reader(stream, self._folder / stream) for stream in STREAMS]
         try:
-            with request.open("xb") as file:
-                os.fchmod(file.fileno(), 0o644)
-                file.write(
-                    shell.request(number, self._inside, argv, env, cwd, has_stdin=bool(stdin)),
-                )
+            self._write_request(shell.request(number, self._inside, argv, env, cwd, has_stdin=bool(stdin)))
             os.write(self._control, b"%d\n" % number)
             end = _End(self, number)
             died: ServerDied | None = None
             with single_error():
                 async with anyio.create_task_group() as tasks:
-                    for reader in pipes.readers:
+                    for reader in readers:
                         tasks.start_soon(reader.read, output)
-                    if stdin:
-                        tasks.start_soon(pipes.feed, stdin)
+                    if stdin_pipe is not None:
+                        tasks.start_soon(stdin_pipe.feed, stdin)
                     try:
                         await guard(end.wait)
                     except ServerDied as error:
                         died = error
-                    pipes.end()
+                    for reader in readers:
+                        reader.end()
+                    if stdin_pipe is not None:
+                        stdin_pipe.end()
             if died is not None:
                 raise died
             return end.outcome
         finally:
-            request.unlink(missing_ok=True)
-            pipes.close()
+            self._write_request(b"")  # it may hold what is secret
+            for reader in readers:
+                reader.close()
+            if stdin_pipe is not None:
+                stdin_pipe.close()
+
+    def _write_request(self, text: bytes) -> None:
+        os.ftruncate(self._request, 0)
+        left = memoryview(text)
+        while left:
+            left = left[os.pwrite(self._request, left, len(text) - len(left)) :]
 
     async def _line(self) -> str:
         while b"\n" not in self._said:
@@ -223,31 +235,19 @@ class _End:
         return Outcome(code=self._code, refusal=self._refusal)
 
 
-class _CommandPipes:
-    """The streams of one command."""
+class _StdinPipe:
+    """A command's stdin. Each has a new one: something in the background may still read from the last."""
 
-    def __init__(self, folder: Path, number: int, *, has_stdin: bool) -> None:
-        self._paths: list[Path] = []
-        self.readers: list[_Reader] = []
-        streams: tuple[OutputStream, ...] = ("stdout", "stderr")
-        for stream in streams:
-            path = self._pipe(folder / f"{number}.{stream}")
-            self.readers.append(_Reader(stream, os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)))
-        self._stdin = folder / f"{number}.stdin"
-        if has_stdin:
-            self._pipe(self._stdin)
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._feeding = anyio.CancelScope()
-
-    def _pipe(self, path: Path) -> Path:
         _make_pipe(path)
-        self._paths.append(path)
-        return path
 
     async def feed(self, data: bytes) -> None:
-        """Write stdin and end it. A command may end, or close it, before it has read all."""
+        """Write all and end it. A command may end, or close it, before it has read all."""
         left = memoryview(data)
         with self._feeding, suppress(BrokenPipeError):
-            stdin = await self._open_stdin()
+            stdin = await self._open()
             try:
                 while left:
                     await anyio.wait_writable(stdin)
@@ -256,12 +256,12 @@ class _CommandPipes:
             finally:
                 os.close(stdin)
 
-    async def _open_stdin(self) -> int:
-        """Open stdin for writing, which can be done once the command's side is open: a moment after its start."""
+    async def _open(self) -> int:
+        """Open it for writing, which can be done once the command's side is open: a moment after its start."""
         pause = 0.0002
         while True:
             try:
-                return os.open(self._stdin, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                return os.open(self._path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
             except OSError as error:
                 if error.errno != errno.ENXIO:
                     raise
@@ -269,24 +269,21 @@ class _CommandPipes:
             pause = min(pause * 2, 0.02)
 
     def end(self) -> None:
-        """Read what is in the pipes now, and end."""
         self._feeding.cancel()
-        for reader in self.readers:
-            reader.end()
 
     def close(self) -> None:
-        for reader in self.readers:
-            os.close(reader.descriptor)
-        for path in self._paths:
-            path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
 
 
 class _Reader:
     """Hands one stream on to the sink."""
 
-    def __init__(self, stream: OutputStream, descriptor: int) -> None:
+    def __init__(self, stream: OutputStream, path: Path) -> None:
         self._stream: OutputStream = stream
-        self.descriptor = descriptor
+        self._path = path
+        if not path.exists():
+            _make_pipe(path)
+        descriptor = self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         self._waiting: anyio.CancelScope | None = None
         self._left: int | None = None
         """How much is still to be read, once the command has ended."""
@@ -296,7 +293,7 @@ class _Reader:
     async def read(self, output: OutputSink) -> None:
         while self._left is None or self._left > 0:
             try:
-                data = os.read(self.descriptor, READ_BYTES if self._left is None else min(self._left, READ_BYTES))
+                data = os.read(self._descriptor, READ_BYTES if self._left is None else min(self._left, READ_BYTES))
             except BlockingIOError:
                 data = None
             if data:
@@ -307,16 +304,22 @@ class _Reader:
                 return
             else:
                 with anyio.CancelScope() as self._waiting:
-                    if data is not None and _is_hung_up(self.descriptor):
+                    if data is not None and _is_hung_up(self._descriptor):
                         # All who could write have closed it: the kernel would say so again and again.
                         await anyio.sleep_forever()
-                    await anyio.wait_readable(self.descriptor)
+                    await anyio.wait_readable(self._descriptor)
                 self._waiting = None
 
     def end(self) -> None:
-        self._left = _bytes_in(self.descriptor)
+        self._left = _bytes_in(self._descriptor)
         if self._waiting is not None:
             self._waiting.cancel()
+
+    def close(self) -> None:
+        if not _is_hung_up(self._descriptor):
+            # Something still has it open: it keeps this pipe, and the next command gets another.
+            self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
 
 
 def _is_hung_up(descriptor: int) -> bool:

@@ -16,7 +16,14 @@ from aiodocker.exceptions import DockerError
 from runner.engine import processes
 from runner.engine.command_server import is_missing_shell
 from runner.engine.connection import Connection, known
-from runner.engine.errors import CommandStartFailed, ContainerStartFailed, EngineError, NetworkUnavailable, first_line
+from runner.engine.errors import (
+    CommandStartFailed,
+    ContainerStartFailed,
+    EngineError,
+    EngineLost,
+    NetworkUnavailable,
+    first_line,
+)
 from runner.engine.exec import Command, CommandResult, Execution, OutputSink, Surroundings
 from runner.engine.helper import FirstProcess
 from runner.engine.memory import kill_counter
@@ -28,6 +35,7 @@ NETWORK_WORDS: Final = ("netavark", "iptables", "nftables", "cni", "aardvark", "
 """What the engine names when it cannot connect a container."""
 REMOVAL_SECONDS: Final = 30.0
 REMOVAL_TRIES: Final = 20
+LOST_TRIES: Final = 3
 WORD_BYTES_MAXIMUM: Final = 128 * 1024
 WORDS_BYTES_MAXIMUM: Final = 2 * 1024 * 1024 - 64 * 1024
 OWNER_LABEL: Final = "moonyard.owner"
@@ -217,11 +225,19 @@ async def remove(connection: Connection, container: str) -> None:
     :raises EngineError: when the engine does not do it.
     """
     doing = f"removing container {container[:12]}"
-    try:
-        async with connection.reaching(doing, REMOVAL_SECONDS):
-            await _remove(connection, container)
-    except DockerError as error:
-        raise EngineError(f"{doing} failed: {first_line(error.message)}") from error
+    for tries_left in range(LOST_TRIES, -1, -1):
+        try:
+            await connection.ensure()
+            async with connection.reaching(doing, REMOVAL_SECONDS):
+                await _remove(connection, container)
+            break
+        except DockerError as error:
+            raise EngineError(f"{doing} failed: {first_line(error.message)}") from error
+        except EngineLost:
+            # An engine that died meanwhile has removed nothing, or half of it, and its successor does the rest.
+            if not tries_left:
+                raise
+            await anyio.sleep(0.1)
     await anyio.to_thread.run_sync(processes.end_monitors, container)
 
 

@@ -46,7 +46,7 @@ moonyard_applets=
 if (PATH=/moonyard; command -v ls); then moonyard_applets=1; fi
 moonyard_report ready
 while read -r moonyard_number <&3; do
-  . "$1/$moonyard_number.request"
+  . "$1/request"
 done
 """
 
@@ -75,12 +75,11 @@ def request(number: int, folder: str, argv: list[str], env: dict[str, str], cwd:
 
     :param folder: the server's, as seen from inside the container.
     """
-    path = f"{folder}/{number}"
-    stdin = f"{path}.stdin" if has_stdin else "/dev/null"
+    stdin = f"{folder}/stdin" if has_stdin else "/dev/null"
     exports = "".join(f" {name}={quote(value)}" for name, value in env.items())
     words = " ".join(quote(word) for word in argv)
     text = (
-        f"(exec <{stdin} >{path}.stdout 2>{path}.stderr 3<&-\n"
+        f"(exec <{stdin} >{folder}/stdout 2>{folder}/stderr 3<&-\n"
         f"moonyard_enter {number} {quote(cwd)}\n"
         f"export{exports}\n"
         f"moonyard_find {number} {quote(argv[0])}\n"
