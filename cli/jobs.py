@@ -1,9 +1,10 @@
-"""Jobs: submit, list, look, follow, cancel."""
+"""Jobs: submit, list, look, follow, cancel, retry."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from typing import Any, BinaryIO
 
 import anyio
 import click
@@ -11,36 +12,56 @@ import msgspec
 
 from cli import connection, errors, settings
 from cli.display import Display, display, styled_state
+from cli.duration import Duration
 from cli.main import EXIT_JOB_FAILED
 from cli.run import parse_inputs
 from cli.tables import age, print_json, print_table
 from schema.client import Client, OrchestratorUnreachable, Stream
-from schema.wire import Job, JobList, JobSubmit
+from schema.errors import MoonyardError
+from schema.wire import Job, JobList, JobsCancel, JobsCancelled, JobsSubmit, JobsSubmitted, JobSubmit
 
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS_FIRST = 0.2
 PAUSE_SECONDS_MAXIMUM = 5.0
+BATCH_SECONDS = 300.0
 FOLLOW_TRIES = 20
 """How often in a row a broken follow is taken up again before it is given up: about a minute and a half."""
 
 
-@click.command(short_help="Submit a job of a pipeline, and follow it.")
-@click.argument("pipeline")
+@click.command(short_help="Submit a job of a pipeline, and follow it; or many from a file.")
+@click.argument("pipeline", required=False)
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the pipeline; may be repeated."
 )
 @click.option("--version", help="A version's SHA-256; by default the newest.")
 @click.option("--idempotency-key", help="A second submit with the same key gives the first one's job.")
+@click.option(
+    "--priority", type=click.IntRange(-100, 100), help="From -100 to 100: higher goes first. By default the pipeline's."
+)
+@click.option("--delay", type=Duration(), help="Do not start before so much time has passed: 90s, 10m, 1h30m.")
+@click.option("--not-before", metavar="TIME", help="Do not start before this time: 2026-11-24T18:00:00Z.")
+@click.option("--queue-timeout", type=Duration(), help="Fail when no runner took it in this time: 90s, 10m, 1h30m.")
+@click.option(
+    "--batch",
+    type=click.File("rb"),
+    metavar="FILE",
+    help="Submit all jobs in FILE, or none: a JSON object a line with `pipeline`, `inputs` and the like; - for stdin.",
+)
 @click.option("-f", "--follow", is_flag=True, help="Show the job's events live, and end with its exit code.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of text.")
 @click.option("-v", "--verbose", is_flag=True, help="Show debug lines too.")
 @settings.setting("orchestrator")
 def submit(
-    pipeline: str,
+    pipeline: str | None,
     inputs: tuple[str, ...],
     version: str | None,
     idempotency_key: str | None,
+    priority: int | None,
+    delay: float | None,
+    not_before: str | None,
+    queue_timeout: float | None,
+    batch: BinaryIO | None,
     *,
     follow: bool,
     as_json: bool,
@@ -50,9 +71,26 @@ def submit(
     """Submit a job of the pipeline named PIPELINE.
 
     With --follow, the exit code is the job's: 0 it succeeded, 1 it did not.
+
+    With --batch, PIPELINE is that of the lines that name none. All jobs are queued, or none is.
     """
+    if batch is not None:
+        if inputs or version or idempotency_key or priority or delay or not_before or queue_timeout or follow:
+            raise click.UsageError(
+                "with --batch, what a job is like stands in its line; only PIPELINE and --json go with it"
+            )
+        return _submit_batch(batch, pipeline, orchestrator, as_json=as_json)
+    if pipeline is None:
+        raise click.UsageError("Missing argument 'PIPELINE'.")
     message = JobSubmit(
-        pipeline=pipeline, version=version, inputs=dict(parse_inputs(inputs)), idempotency_key=idempotency_key
+        pipeline=pipeline,
+        version=version,
+        inputs=dict(parse_inputs(inputs)),
+        idempotency_key=idempotency_key,
+        priority=priority,
+        delay=delay,
+        not_before=not_before,
+        queue_timeout=queue_timeout,
     )
 
     async def send(client: Client) -> int:
@@ -67,6 +105,37 @@ def submit(
         return await _show_events(client, job.id, display(as_json=as_json, verbose=verbose), follow=True)
 
     return connection.ask(orchestrator, send)
+
+
+def _submit_batch(batch: BinaryIO, pipeline: str | None, orchestrator: tuple[str, ...], *, as_json: bool) -> int:
+    messages: list[JobSubmit] = []
+    for number, line in enumerate(batch, 1):
+        if not line.strip():
+            continue
+        try:
+            given = msgspec.json.decode(line, type=dict[str, Any])
+            messages.append(msgspec.convert({"pipeline": pipeline, **given} if pipeline else given, JobSubmit))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            reason = str(error)[:1].lower() + str(error)[1:]
+            raise MoonyardError(
+                f"line {number} of {batch.name} is no job: {reason}; nothing was submitted",
+                code="batch_invalid",
+                hint='A line is a JSON object such as {"pipeline": "build", "inputs": {"ref": "main"}}.',
+            ) from error
+    if not messages:
+        raise MoonyardError(f"{batch.name} holds no jobs", code="batch_invalid")
+    body = JobsSubmit(jobs=messages)
+    made = connection.ask(
+        orchestrator, lambda client: client.post("/v1/jobs/batch", JobsSubmitted, body, seconds=BATCH_SECONDS)
+    ).jobs
+    if as_json:
+        print_json(made)
+        return 0
+    fresh = [job.number for job in made if job.fresh]
+    earlier = len(made) - len(fresh)
+    were = f"; {earlier} were there already" if earlier else ""
+    click.echo(f"{len(fresh)} jobs queued" + (f" ({min(fresh)} to {max(fresh)})" if fresh else "") + were)
+    return 0
 
 
 @click.command()
@@ -123,6 +192,9 @@ def job(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
         "id": found.id,
         "version": found.version[:12],
         "inputs": ", ".join(f"{key}={given}" for key, given in found.inputs.items()) or None,
+        "priority": str(found.priority) if found.priority else None,
+        "group": found.concurrency_group,
+        "waits for": found.waits_for,
         "attempt": str(found.attempt),
         "runner": found.runner,
         "created": found.created_at,
@@ -159,12 +231,30 @@ def logs(job: str, *, follow: bool, as_json: bool, verbose: bool, orchestrator: 
     return connection.ask(orchestrator, show)
 
 
-@click.command(short_help="Cancel a job.")
-@click.argument("job")
+@click.command(short_help="Cancel a job, or all that wait.")
+@click.argument("job", required=False)
+@click.option("--queued", is_flag=True, help="Cancel all jobs that wait, instead of one.")
+@click.option("--pipeline", help="With --queued: only jobs of this pipeline.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("orchestrator")
-def cancel(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
-    """Cancel the job with the number or id JOB: at once where it waits; where it runs, its commands are stopped."""
+def cancel(
+    job: str | None, pipeline: str | None, *, queued: bool, as_json: bool, orchestrator: tuple[str, ...]
+) -> None:
+    """Cancel the job with the number or id JOB: at once where it waits; where it runs, its commands are stopped.
+
+    With --queued, all jobs that wait are cancelled; what runs goes on.
+    """
+    if queued:
+        if job is not None:
+            raise click.UsageError("give a JOB or --queued, not both")
+        body = JobsCancel(pipeline=pipeline, state="queued")
+        done = connection.ask(
+            orchestrator, lambda client: client.post("/v1/jobs/cancel", JobsCancelled, body, seconds=BATCH_SECONDS)
+        )
+        click.echo(msgspec.json.encode(done).decode() if as_json else f"{done.cancelled} jobs cancelled")
+        return
+    if job is None or pipeline is not None:
+        raise click.UsageError("Missing argument 'JOB'." if job is None else "--pipeline goes with --queued")
     path = connection.job_path(job)
     found = connection.ask(orchestrator, lambda client: client.post(f"{path}/cancel", Job))
     if as_json:
@@ -173,6 +263,21 @@ def cancel(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
         click.echo(f"job {found.number} cancelled")
     else:
         click.echo(f"job {found.number} is being cancelled; `moonyard logs -f {found.number}` shows it end")
+
+
+@click.command(short_help="Run a job that ended once more.")
+@click.argument("job")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@settings.setting("orchestrator")
+def retry(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
+    """Queue the job with the number or id JOB once more: the same version and inputs, as its next attempt."""
+    path = connection.job_path(job)
+    found = connection.ask(orchestrator, lambda client: client.post(f"{path}/retry", Job))
+    if as_json:
+        click.echo(msgspec.json.encode(found).decode())
+    else:
+        click.echo(f"job {found.number} queued as attempt {found.attempt + 1}")
+        click.echo(f"`moonyard logs -f {found.number}` follows it", err=True)
 
 
 async def _show_events(client: Client, job: str, shown: Display, *, follow: bool) -> int:

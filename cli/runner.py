@@ -1,4 +1,4 @@
-"""``moonyard runner``: register this machine as a runner, start it, list all."""
+"""``moonyard runner``: register this machine as a runner, start it, list all, drain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cli import connection, settings
 from cli.tables import age, print_json, print_table
 from schema.client import Client
 from schema.errors import MoonyardError, single_error
-from schema.wire import RunnerList, RunnerRegister, RunnerRegistered
+from schema.wire import RunnerList, RunnerRegister, RunnerRegistered, RunnersDrained
 
 CREDENTIALS_FILE = "runner.toml"
 
@@ -30,10 +30,15 @@ def runner() -> None:
 
 @runner.command(short_help="Register this machine as a runner.")
 @click.option("--name", default=socket.gethostname, show_default="this machine's name", help="The runner's name.")
+@click.option(
+    "--tag", "tags", multiple=True, help="What pipelines may ask for with `tags`: gpu, arm64, ...; may be repeated."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("orchestrator")
 @settings.setting("state_folder")
-def register(name: str, *, as_json: bool, orchestrator: tuple[str, ...], state_folder: Path) -> None:
+def register(
+    name: str, tags: tuple[str, ...], *, as_json: bool, orchestrator: tuple[str, ...], state_folder: Path
+) -> None:
     """Register a runner with the registration token in MOONYARD_REGISTRATION_TOKEN, or typed when asked.
 
     The runner's own token is kept in runner.toml in the state folder, readable by this user alone.
@@ -45,7 +50,9 @@ def register(name: str, *, as_json: bool, orchestrator: tuple[str, ...], state_f
     async def go() -> RunnerRegistered:
         with single_error():
             async with Client.open(addresses, token.strip()) as client:
-                return await client.post("/v1/runners/register", RunnerRegistered, RunnerRegister(name=name))
+                return await client.post(
+                    "/v1/runners/register", RunnerRegistered, RunnerRegister(name=name, tags=list(tags))
+                )
 
     registered = anyio.run(go)
     state_folder.mkdir(parents=True, exist_ok=True)
@@ -126,13 +133,47 @@ def list_runners(*, as_json: bool, orchestrator: tuple[str, ...]) -> None:
         print_json(found)
         return
     print_table(
-        ["runner", "state", "running", "capacity", "version", "seen (UTC)"],
+        ["runner", "state", "running", "capacity", "tags", "version", "seen (UTC)"],
         [
-            [row.name, row.state, str(row.running), str(row.capacity or ""), row.version or "", age(row.seen_at)]
+            [
+                row.name,
+                f"drained by {row.drained_by}" if row.drained_by else row.state,
+                str(row.running),
+                str(row.capacity or ""),
+                " ".join(row.tags),
+                row.version or "",
+                age(row.seen_at),
+            ]
             for row in found
         ],
         "no runners yet: `moonyard token create --kind registration --name NAME`, then `moonyard runner register`",
     )
+
+
+@runner.command(short_help="Let no more jobs go to a runner.")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@settings.setting("orchestrator")
+def drain(name: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
+    """Let no more jobs go to the runners with the name or id NAME; what runs there goes on."""
+    _drain(name, "drain", "takes no more jobs", orchestrator, as_json=as_json)
+
+
+@runner.command(short_help="Let jobs go to a drained runner again.")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@settings.setting("orchestrator")
+def undrain(name: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
+    """Let jobs go to the runners with the name or id NAME again."""
+    _drain(name, "undrain", "takes jobs again", orchestrator, as_json=as_json)
+
+
+def _drain(name: str, act: str, said: str, orchestrator: tuple[str, ...], *, as_json: bool) -> None:
+    if "/" in name:
+        raise MoonyardError(f"there is no runner `{name}`", code="runner_unknown")
+    path = f"/v1/runners/{connection.in_path('runner', name)}/{act}"
+    done = connection.ask(orchestrator, lambda client: client.post(path, RunnersDrained))
+    click.echo(msgspec.json.encode(done).decode() if as_json else f"runner {name} {said}")
 
 
 def _ask_for_token(address: str) -> str:
@@ -159,9 +200,9 @@ class _Credentials(msgspec.Struct, frozen=True, kw_only=True):
     def read(cls, path: Path) -> _Credentials:
         try:
             return msgspec.convert(settings.read_toml(path), cls)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, settings.SettingsInvalid) as error:
             raise settings.SettingsInvalid(
-                f"{path} is not what `moonyard runner register` writes ({error})",
+                f"{path} is not what `moonyard runner register` writes: {error}",
                 hint="Register the runner again: `moonyard runner register --orchestrator URL`.",
             ) from error
 

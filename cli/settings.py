@@ -83,7 +83,18 @@ class SettingOption(click.Option):
     def get_default(self, ctx: click.Context, call: bool = True) -> Any:
         assert self.name is not None, "click names every option"
         value = file_settings().get(self.name)
-        return super().get_default(ctx, call=call) if value is None else value
+        if value is None:
+            return super().get_default(ctx, call=call)
+        if self.multiple and isinstance(value, str):  # one of several may stand alone
+            value = [value]
+        try:
+            self.type_cast_value(ctx, value)
+        except click.BadParameter as error:
+            raise SettingsInvalid(
+                f"`{self.name}` in settings file {settings_file()} cannot be used: {error.message.rstrip('.')}",
+                hint=f"`{ctx.command_path} --help` says what it takes.",
+            ) from error
+        return value
 
 
 class Setting:
@@ -101,7 +112,7 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "state_folder": Setting(
         "Where Moonyard keeps its own files on this machine.",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
         default=default_state_folder,
         show_default="/var/lib/moonyard, or the user's state folder",
     ),

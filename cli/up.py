@@ -34,6 +34,8 @@ START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 30.0
 DRAIN_SECONDS: Final = 10.0
 OUTPUT_BYTES: Final = 65536
+RESTART_SECONDS: Final = 0.25
+"""The first pause; each further death within a minute doubles it."""
 RESTARTS_MAXIMUM: Final = 5
 RESTARTS_WINDOW_SECONDS: Final = 60.0
 
@@ -276,17 +278,24 @@ class Part:
 
     async def _run_again_and_again(self) -> None:
         deaths: list[float] = []
+        has_lived = False
         while True:
+            started = anyio.current_time()
             code = await self._run_once()
             now = anyio.current_time()
+            has_lived = has_lived or code != 2 or now - started >= START_SECONDS
             deaths = [*(death for death in deaths if now - death < RESTARTS_WINDOW_SECONDS), now]
-            if len(deaths) > RESTARTS_MAXIMUM or code == 2:
+            # At first, code 2 means that it was set up wrongly. Later it may mean that the database is away as well.
+            if len(deaths) > RESTARTS_MAXIMUM or not has_lived:
+                often = "" if len(deaths) == 1 else f", {len(deaths)} times in a minute"
                 raise MoonyardError(
-                    f"{self.name} ended with code {code}" + ("" if code == 2 else f", {len(deaths)} times in a minute"),
+                    f"{self.name} ended with code {code}{often}",
                     code="start_failed",
                     hint="What it said stands above.",
                 )
-            _say(self.name, f"ended with code {code}; it is started again")
+            pause = RESTART_SECONDS * 2 ** (len(deaths) - 1)
+            _say(self.name, f"ended with code {code}; it is started again in {pause:g} s")
+            await anyio.sleep(pause)
 
     async def _run_once(self) -> int:
         # A pipe of our own, not the library's: what a killed runner leaves (an engine's helpers) holds its other end

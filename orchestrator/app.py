@@ -13,17 +13,16 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from orchestrator import access, form, problems
 from orchestrator.parts import STATE_NAME, Parts
-from orchestrator.routes import runners, users
+from orchestrator.routes import metrics, queue, runners, schedules, users
 
 BODY_BYTES_MAXIMUM: Final = 1024 * 1024
 """Of the routes that do not say otherwise."""
-OPENAPI_PATH: Final = "/v1/openapi.json"
 
 
 def create(parts: Parts) -> Litestar:
     """Make the application."""
     return Litestar(
-        [*users.HANDLERS, *runners.HANDLERS],
+        [*users.HANDLERS, *queue.HANDLERS, *schedules.HANDLERS, *runners.HANDLERS, *metrics.HANDLERS],
         state=State({STATE_NAME: parts}),
         guards=[access.guard, form.guard],
         exception_handlers={Exception: problems.answer},
@@ -32,9 +31,9 @@ def create(parts: Parts) -> Litestar:
             title="Moonyard",
             version=importlib.metadata.version("moonyard"),
             description="Errors are problem documents (RFC 9457) with a stable `code`.",
-            path=OPENAPI_PATH,
-            render_plugins=[JsonRenderPlugin(path="/")],
-            openapi_router=Router(path=OPENAPI_PATH, route_handlers=[], opt=access.PUBLIC),
+            path="/v1",
+            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            openapi_router=Router(path="/v1", route_handlers=[], opt=access.PUBLIC),
             components=Components(
                 security_schemes={"token": SecurityScheme(type="http", scheme="bearer", description="A token.")}
             ),

@@ -36,6 +36,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
     token: UUID
     kind: TokenKind
+    name: str
     runner: UUID | None
 
 
@@ -78,7 +79,7 @@ class Authentication:
         if row is None or row["state"] != "valid":
             self._remembered.pop(key, None)
             raise Unauthenticated(_why_not(row), hint="`moonyard token create` makes a new one.")
-        identity = Identity(token=row["id"], kind=row["kind"], runner=row["runner_id"])
+        identity = Identity(token=row["id"], kind=row["kind"], name=row["name"], runner=row["runner_id"])
         if len(self._remembered) >= REMEMBERED_MAXIMUM:
             self._remembered.clear()
         self._remembered[key] = (identity, now + REMEMBER_SECONDS)

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 import asyncpg
 
+from orchestrator import problems
 from schema import database
 from schema.database import DatabaseUnavailable
 
@@ -58,6 +59,9 @@ class Database:
                 max_size=connections_maximum,
                 timeout=database.CONNECT_SECONDS,
                 command_timeout=COMMAND_SECONDS,
+                # Nothing here changes a connection's settings, takes advisory locks or listens: undoing that at each
+                # release would be one more round trip for each statement.
+                reset=_keep,
                 server_settings={"application_name": "moonyard orchestrator"},
             )
         try:
@@ -106,11 +110,19 @@ class Database:
                 connection.terminate()
 
 
+async def _keep(_connection: object) -> None:
+    """Leave a connection as it is."""
+
+
 @contextmanager
 def _errors(url: str) -> Generator[None]:
     try:
         yield
     except DatabaseUnavailable:
+        raise
+    except asyncpg.RaiseError as error:
+        if error.detail:
+            raise problems.refused(error) from error
         raise
     except _UNAVAILABLE as error:
         if isinstance(error, ValueError):  # a value that does not fit its statement: a defect, not an outage

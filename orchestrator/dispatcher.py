@@ -8,21 +8,26 @@ All claims that wait at one moment go into one statement, which locks as many qu
 passes over what another replica is locking, and commits. Only then is anybody answered. Slots are dealt round: every
 runner gets a first job before one gets a second.
 
-When a claim came back with less than it asked for, the queue is known to be empty, and new claims just wait. They are
-looked for again when somebody queued a job (on this replica directly, on others by NOTIFY), and once a second in any
-case.
+Runners with tags may have jobs that others may not, so those with the same tags share a statement; those with fewer go
+first, so that what anybody can run is left to the special ones only when nobody else is free.
 
-The low-water mark: queued jobs are found by number, from the mark upwards, and the mark follows the lowest that the
-last claim found. Without it each claim would walk over the dead entries of all jobs claimed since the oldest
-transaction began, and a single long one elsewhere would slow the queue tenfold. What is queued below the mark (a job
-that came back, a number that was committed late) is found by the look from the start: once a second, and whenever
-there is nothing above the mark.
+When a claim came back with less than it asked for, the queue is known to be empty for these tags, and new claims just
+wait. They are looked for again when somebody queued a job (on this replica directly, on others by NOTIFY), and once a
+second in any case.
+
+The low-water mark: queued jobs are found by place (their number less what their priority is worth), from the mark
+upwards, and the mark follows the lowest that the last claim found. Without it each claim would walk over the dead
+entries of all jobs claimed since the oldest transaction began, and a single long one elsewhere would slow the queue
+tenfold. What is queued below the mark (a job that came back or was let go, one with a high priority, a number that was
+committed late) is found by the look from the start: once a second, and whenever there is nothing above the mark. A job
+with priority so waits a second longer at most, while there is a backlog.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -44,15 +49,19 @@ PAUSE_SECONDS: Final = 1.0
 JOBS_MAXIMUM: Final = 200
 """How many jobs one statement claims at most."""
 MARK_SLACK: Final = 200
-"""How far below the lowest number just claimed the next claim starts to look."""
+"""How far below the lowest place just claimed the next claim starts to look."""
+_MARK_NONE: Final = -(2**62)
+
+Tags = tuple[str, ...]
 
 
 class Waiting:
     """A runner that waits for jobs."""
 
-    def __init__(self, runner: UUID, slots: int) -> None:
+    def __init__(self, runner: UUID, slots: int, tags: Tags) -> None:
         self.runner = runner
         self.slots = slots
+        self.tags = tags
         self.assignments: list[Assignment] = []
         self.done = anyio.Event()
         """It has jobs, or the replica drains."""
@@ -73,19 +82,20 @@ class Dispatcher:
         self._lease_seconds = lease_seconds
         self._waiting: dict[Waiting, None] = {}
         self._arrived = anyio.Event()
-        self._queue_is_empty = False
-        self._mark = 0
+        self._empty_for: set[Tags] = set()
+        """The tags with which the last claim found less than it asked for, and nobody queued a job since."""
+        self._mark = _MARK_NONE
         self._looked_from_start_at = 0.0
         self._draining = False
 
-    def enter(self, runner: UUID, slots: int) -> Waiting:
+    def enter(self, runner: UUID, slots: int, tags: Sequence[str] = ()) -> Waiting:
         """Let a runner wait for up to ``slots`` jobs, until ``leave``."""
-        waiting = Waiting(runner, slots)
+        waiting = Waiting(runner, slots, tuple(sorted(tags)))
         if self._draining:
             waiting.done.set()
         else:
             self._waiting[waiting] = None
-            if not self._queue_is_empty:
+            if waiting.tags not in self._empty_for:
                 self._arrived.set()
         return waiting
 
@@ -118,51 +128,56 @@ class Dispatcher:
                         await self._arrived.wait()
                     self._arrived = anyio.Event()
                     if poll.cancelled_caught:
-                        self._queue_is_empty = False
+                        self._empty_for.clear()
                     try:
                         await self._claim_while_there_are_jobs()
                     except DatabaseUnavailable as error:
                         log.warning("claiming failed: %s; next try in %.0f s", error.message, PAUSE_SECONDS)
                         await anyio.sleep(PAUSE_SECONDS)
-                        self._queue_is_empty = False
+                        self._empty_for.clear()
                         self._arrived.set()
                 tasks.cancel_scope.cancel()
 
     async def _arrive_on(self, bell: Listener) -> None:
         while True:
             if await bell.wait(POLL_SECONDS * 60):
-                self._queue_is_empty = False
+                self._empty_for.clear()
                 self._arrived.set()
 
     async def _claim_while_there_are_jobs(self) -> None:
-        while self._waiting and not self._queue_is_empty and not self._draining:
+        while not self._draining and (slots := self._dealt()):
             now = anyio.current_time()
-            from_start = not self._mark or now - self._looked_from_start_at >= POLL_SECONDS
+            from_start = self._mark == _MARK_NONE or now - self._looked_from_start_at >= POLL_SECONDS
             if from_start:
                 self._looked_from_start_at = now
-            slots = self._dealt()
-            # Whatever is queued from here on rings again: the flag is only right if it is set before the look.
-            self._queue_is_empty = True
+            # Whatever is queued from here on rings again: what is known is only right if it is noted before the look.
+            tags = slots[0].tags
+            self._empty_for.add(tags)
             for waiting in slots:
                 waiting.released = anyio.Event()
             try:
-                rows = await self._claim(0 if from_start else self._mark, slots)
+                rows = await self._claim(_MARK_NONE if from_start else self._mark, slots)
             finally:
                 for waiting in slots:
                     waiting.released.set()
-            if rows:
-                self._mark = max(rows[0]["number"] - MARK_SLACK, 0)
+            untagged = [row["place"] for row in rows if not row["is_tagged"]]
+            if untagged:
+                self._mark = min(untagged) - MARK_SLACK
             if len(rows) == len(slots):
-                self._queue_is_empty = False
-            elif not rows and not from_start:
+                self._empty_for.discard(tags)
+            elif not untagged and not from_start:
                 # Nothing above the mark: the job that somebody spoke of may be below it.
-                self._mark = 0
-                self._queue_is_empty = False
+                self._mark = _MARK_NONE
+                self._empty_for.discard(tags)
 
     def _dealt(self) -> list[Waiting]:
-        """Deal slots round: each runner's first before anybody's second."""
+        """Deal slots round to runners with the same tags: each runner's first before anybody's second."""
+        looking = [waiting for waiting in self._waiting if waiting.slots and waiting.tags not in self._empty_for]
+        if not looking:
+            return []
+        tags = min((waiting.tags for waiting in looking), key=lambda tags: (len(tags), tags))
         dealt: list[Waiting] = []
-        left = {waiting: waiting.slots for waiting in self._waiting}
+        left = {waiting: waiting.slots for waiting in looking if waiting.tags == tags}
         while left and len(dealt) < JOBS_MAXIMUM:
             for waiting in list(left):
                 dealt.append(waiting)
@@ -173,11 +188,18 @@ class Dispatcher:
 
     async def _claim(self, mark: int, slots: list[Waiting]) -> list[Row]:
         rows = await self._database.rows(
-            sql.JOBS_CLAIM, mark, len(slots), [waiting.runner for waiting in slots], self._lease_seconds
+            sql.JOBS_CLAIM,
+            mark,
+            len(slots),
+            [waiting.runner for waiting in slots],
+            self._lease_seconds,
+            slots[0].tags,
         )
         for row in rows:
-            place: int = row["place"]
-            waiting = slots[place - 1]
+            slot: int | None = row["slot"]
+            if slot is None:
+                continue  # its pipeline is paused: it was put out of the way
+            waiting = slots[slot - 1]
             waiting.assignments.append(await self._assignment(row))
             waiting.done.set()
             self._waiting.pop(waiting, None)

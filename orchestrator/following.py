@@ -68,21 +68,24 @@ async def follow(
     """
     with notifications.jobs.listen(job) as bell:
         told_at = anyio.current_time()
+        has_ended = False
         while not draining.is_set():
             try:
                 rows = await _page(database, job, position)
             except DatabaseUnavailable as error:
                 log.warning("following job %s: %s; going on when it is back", job, error.message)
-                rows = []
-            for row in rows:
-                lines = _lines(row, position)
-                yield lines
-                position = Position(row["attempt"], row["next_seq"])
-                if _is_last(lines):
+            else:
+                if not rows and has_ended:
                     return
-            if rows:
-                told_at = anyio.current_time()
-                continue
+                for row in rows:
+                    lines = _lines(row, position)
+                    yield lines
+                    position = Position(row["attempt"], row["next_seq"])
+                    # A job that was retried by hand has an end in its record, and goes on after it.
+                    has_ended = _is_last(lines)
+                if rows:
+                    told_at = anyio.current_time()
+                    continue
             await bell.wait(POLL_SECONDS)
             if anyio.current_time() - told_at >= KEEP_ALIVE_SECONDS:
                 yield b"\n"

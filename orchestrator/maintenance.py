@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 import asyncpg
 
-from orchestrator import leases
+from orchestrator import leases, releases, schedules
 from orchestrator.parts import Parts
 from orchestrator.sql import artifacts as artifacts_sql
 from schema.database import DatabaseUnavailable
@@ -22,6 +22,8 @@ from schema.database import DatabaseUnavailable
 log: Final = logging.getLogger(__name__)
 
 LEASES_SECONDS: Final = 1.0
+RELEASE_SECONDS: Final = 1.0
+SCHEDULES_SECONDS: Final = 1.0
 TOKENS_SECONDS: Final = 10.0
 SWEEP_SECONDS: Final = 600.0
 UPLOAD_AGE_MAXIMUM: Final = 2 * 3600.0
@@ -35,6 +37,13 @@ async def run(parts: Parts) -> None:
         maximum = parts.settings.losses_maximum
         await leases.lose_expired(parts.database, parts.notifications, losses_maximum=maximum)
 
+    async def release() -> None:
+        await releases.release(parts.database, parts.notifications)
+        await releases.time_out(parts.database, parts.notifications)
+
+    async def fire() -> None:
+        await schedules.fire_due(parts.database, parts.notifications)
+
     async def sweep() -> None:
         await parts.database.rows(artifacts_sql.BLOBS_SWEEP_NASCENT, UPLOAD_AGE_MAXIMUM)
         # One may be named at this very moment: then the rest is swept the next time.
@@ -43,6 +52,8 @@ async def run(parts: Parts) -> None:
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_repeat, "looking for leases that ran out", LEASES_SECONDS, expire)
+        tasks.start_soon(_repeat, "letting go of jobs", RELEASE_SECONDS, release)
+        tasks.start_soon(_repeat, "firing schedules", SCHEDULES_SECONDS, fire)
         tasks.start_soon(_repeat, "noting the use of tokens", TOKENS_SECONDS, parts.authentication.note_uses)
         tasks.start_soon(_repeat, "sweeping artifacts", SWEEP_SECONDS, sweep)
 

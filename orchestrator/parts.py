@@ -12,6 +12,7 @@ from orchestrator.authentication import Authentication, Identity
 from orchestrator.checking import Checker
 from orchestrator.database import Database
 from orchestrator.dispatcher import Dispatcher
+from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.versions import Versions
@@ -27,6 +28,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     versions: Versions
     dispatcher: Dispatcher
     checker: Checker
+    metrics: Metrics
     draining: anyio.Event
     """The replica was told to stop: whoever waits here stops waiting."""
 
@@ -42,6 +44,11 @@ def of(connection: ASGIConnection[Any, Any, Any, Any]) -> Parts:
     """Find the parts of the replica that got a request."""
     parts: Parts = connection.app.state[STATE_NAME]
     return parts
+
+
+def actor(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
+    """Name who sent a request, for the audit."""
+    return f"token {identity(connection).name}"
 
 
 def identity(connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:

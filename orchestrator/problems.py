@@ -89,6 +89,13 @@ class MediaTypeUnsupported(Refusal):
     status = 415
 
 
+def refused(error: asyncpg.RaiseError) -> Refusal:
+    """Read what a function of the database refused: its DETAIL is the stable code, as `moonyard.refuse` raises it."""
+    code = error.detail or "conflict"
+    kind = NotFound if code.endswith("_unknown") else RequestInvalid if code.endswith("_invalid") else Conflict
+    return kind(str(error.args[0]), code=code, hint=error.hint)
+
+
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Turn whatever ended a request into its answer."""
     problem, headers = _problem(request, error)

@@ -23,6 +23,7 @@ from orchestrator.authentication import Authentication
 from orchestrator.checking import Checker
 from orchestrator.database import Database
 from orchestrator.dispatcher import Dispatcher
+from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
 from orchestrator.parts import Parts
 from orchestrator.settings import OrchestratorSettings
@@ -96,13 +97,15 @@ async def run(
 async def _parts(settings: OrchestratorSettings, database: Database, checker: Checker) -> AsyncGenerator[Parts]:
     notifications = Notifications(database)
     versions = Versions(database)
+    dispatcher = Dispatcher(database, versions, notifications, lease_seconds=settings.lease_seconds)
     parts = Parts(
         settings=settings,
         database=database,
         notifications=notifications,
         authentication=Authentication(database),
         versions=versions,
-        dispatcher=Dispatcher(database, versions, notifications, lease_seconds=settings.lease_seconds),
+        dispatcher=dispatcher,
+        metrics=Metrics(lambda: dispatcher.waiting_count),
         checker=checker,
         draining=anyio.Event(),
     )
@@ -117,7 +120,7 @@ async def _parts(settings: OrchestratorSettings, database: Database, checker: Ch
 
 def _config(parts: Parts, settings: OrchestratorSettings) -> uvicorn.Config:
     return uvicorn.Config(
-        app.create(parts),
+        parts.metrics.watch(app.create(parts)),
         http="httptools",
         ws="none",
         lifespan="off",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -15,6 +16,7 @@ from orchestrator.problems import NotFound, RequestInvalid, Unauthenticated
 from orchestrator.sql import tokens as sql
 from schema import database as schema_database
 from schema import times
+from schema.definition import TAG_PATTERN, TAGS_MAXIMUM
 from schema.ids import uuid7
 from schema.wire import RunnerRegistered, Token, TokenCreate
 
@@ -68,12 +70,17 @@ async def revoke(database: Database, token: UUID) -> Token:
     return _token(row)
 
 
-async def register(database: Database, identity: Identity, name: str) -> RunnerRegistered:
+async def register(database: Database, identity: Identity, name: str, tags: Sequence[str] = ()) -> RunnerRegistered:
     """Use a registration token once: make a runner, and the runner's own token.
 
     :raises Unauthenticated: when somebody else had the last use.
     """
     check_name("runner", name)
+    if len(tags) > TAGS_MAXIMUM or not all(TAG_PATTERN.fullmatch(tag) for tag in tags):
+        raise RequestInvalid(
+            f"{list(tags)!r:.80} cannot be the tags of a runner: up to {TAGS_MAXIMUM}, each of up to 50 lower-case "
+            "letters, digits, `.`, `_`, `-`"
+        )
     runner = uuid7()
     secret = new_secret("runner")
     async with database.transaction() as connection:
@@ -82,7 +89,7 @@ async def register(database: Database, identity: Identity, name: str) -> RunnerR
                 "the registration token is used up, revoked or has expired",
                 hint="`moonyard token create --kind registration --name NAME` makes a new one.",
             )
-        await connection.execute(sql.RUNNER_CREATE, runner, name)
+        await connection.execute(sql.RUNNER_CREATE, runner, name, sorted(set(tags)))
         await connection.execute(sql.CREATE, uuid7(), "runner", name, hashed(secret), runner, None, None)
     return RunnerRegistered(id=str(runner), name=name, token=secret)
 

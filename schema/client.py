@@ -152,7 +152,7 @@ class Client:
                     ) as response:
                         if response.status >= 400:
                             raise await _refusal(response, address)
-                        body = await response.content.read(_ANSWER_BYTES_MAXIMUM)
+                        body = await _whole(response)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self._try_next()
                 if attempt == attempts or not _never_sent(error, method):
@@ -239,6 +239,18 @@ def reason(error: BaseException) -> str:
             return error.strerror.lower()
         case _:
             return str(error) or type(error).__name__
+
+
+async def _whole(response: aiohttp.ClientResponse) -> bytes:
+    """Read an answer to its end: one read gives what has arrived, and a long answer comes in pieces."""
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in response.content.iter_any():
+        size += len(piece)
+        if size > _ANSWER_BYTES_MAXIMUM:
+            raise aiohttp.ClientPayloadError
+        pieces.append(piece)
+    return b"".join(pieces)
 
 
 def _body(data: Any) -> Any:

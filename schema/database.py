@@ -33,7 +33,7 @@ _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x6D6F6F6E79617264
 """The advisory lock's key: `moonyard` in ASCII."""
 _UPGRADE: Final = "Run: moonyard db upgrade, with the same `database_url`."
-_UNKNOWN_HOST: Final = re.compile(r"failed to resolve host '(.*?)': .*(?:not known|No address)")
+_UNKNOWN_HOST: Final = re.compile(r"failed to resolve host '(.*?)': (?:\[Errno -?\d+\] )?(.*)")
 # Stricter than the drivers, which read a password with an unescaped `@` or `/` as a part of the host or the database:
 # those are named in messages.
 _URL: Final = re.compile(
@@ -165,7 +165,8 @@ def reason(error: BaseException) -> str:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     # psycopg: `failed to resolve host 'db.example': [Errno -2] Name or service not known`
     if found := _UNKNOWN_HOST.match(first):
-        return f"host name `{found[1]}` is not known"
+        why = "is not known" if "not known" in found[2] else f"cannot be resolved: {found[2].lower()}"
+        return f"host name `{found[1]}` {why}"
     # libpq: `connection failed: connection to server at "127.0.0.1", port 5432 failed: Connection refused`
     words = first.rsplit(" failed: ", 1)[-1].removeprefix("FATAL:").strip()
     return words[:1].lower() + words[1:]
@@ -212,7 +213,7 @@ def _what_next(url: str, why: str) -> str:
         return (
             "Are user and password in `database_url` right? (A password needs no flag: MOONYARD_DATABASE_URL is read.)"
         )
-    if "is not known" in why:
+    if why.startswith("host name"):
         return "Is the host in `database_url` right? `moonyard up` brings a Postgres of its own."
     return "Is it running, and is `database_url` right? `moonyard up` brings a Postgres of its own."
 

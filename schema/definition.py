@@ -19,6 +19,11 @@ InputValue = str | int | float | bool
 
 NAME_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
 """Names of pipelines and stages: they stand in paths, URLs and container labels as they are."""
+TAG_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,49}")
+TAGS_MAXIMUM: Final = 20
+PRIORITY_MAXIMUM: Final = 100
+"""Priorities go from minus this to this."""
+Backoff = Literal["constant", "exponential"]
 _INTEGER_MINIMUM: Final = -(2**63)
 _INTEGER_MAXIMUM: Final = 2**63 - 1
 
@@ -43,7 +48,20 @@ class StageDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds."""
     needs: list[str] = []
     retries: int = 0
+    retry_delay: float = 0.0
+    """Seconds to wait before a retry, doubled from one to the next where the backoff is exponential."""
+    retry_backoff: Backoff = "constant"
     line: int | None = None
+
+
+class Concurrency(msgspec.Struct, frozen=True, kw_only=True):
+    """How many jobs of a group may be under way at once."""
+
+    group: str | None = None
+    """A name, with ``${input}`` for the values of inputs; None for the pipeline itself."""
+    limit: int = 1
+    cancel_running: bool = False
+    """A new job cancels those of its group that were submitted before it."""
 
 
 class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +74,16 @@ class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[StageDefinition]
     timeout: float | None = None
     """Seconds."""
+    priority: int = 0
+    queue_timeout: float | None = None
+    """Seconds that a job may wait for a runner."""
+    retries: int = 0
+    """How often a job that failed is tried again, as a new attempt."""
+    retry_delay: float = 0.0
+    retry_backoff: Backoff = "constant"
+    tags: list[str] = []
+    """What a runner has to have; by default any runner may have the job."""
+    concurrency: Concurrency | None = None
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

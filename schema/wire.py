@@ -83,7 +83,56 @@ class JobSubmit(Message, frozen=True, kw_only=True):
     """By default the newest."""
     inputs: dict[str, InputValue] = {}
     idempotency_key: str | None = None
-    """A second submit of the same pipeline with the same key gives the first one's job."""
+    """A second submit of the same pipeline with the same key gives the first one's job; with anything else in it, it is
+    refused."""
+    priority: int | None = None
+    """From -100 to 100; by default the pipeline's."""
+    delay: float | None = None
+    """Seconds from now, by the database's clock, before which it does not start."""
+    not_before: str | None = None
+    """The same as a time."""
+    queue_timeout: float | None = None
+    """Seconds that it may wait for a runner; by default the pipeline's."""
+
+
+class JobsSubmit(Message, frozen=True, kw_only=True):
+    """Jobs that are all queued, or none is."""
+
+    jobs: list[JobSubmit]
+
+
+class JobSubmitted(Answer, frozen=True, kw_only=True):
+    id: str
+    number: int
+    pipeline: str
+    fresh: bool
+    """False for the job of an earlier submit with the same idempotency key."""
+
+
+class JobsSubmitted(Answer, frozen=True, kw_only=True):
+    jobs: list[JobSubmitted]
+    """In the order in which they were asked for."""
+
+
+class JobsCancel(Message, frozen=True, kw_only=True):
+    """Cancels jobs that wait, of one pipeline or of all."""
+
+    pipeline: str | None = None
+    state: Literal["queued"]
+
+
+class JobsCancelled(Answer, frozen=True, kw_only=True):
+    cancelled: int
+
+
+class Pause(Message, frozen=True, kw_only=True):
+    pipeline: str | None = None
+    """None for everything."""
+
+
+class Paused(Answer, frozen=True, kw_only=True):
+    pipeline: str | None
+    paused: bool
 
 
 class Stage(Answer, frozen=True, kw_only=True):
@@ -109,6 +158,11 @@ class Job(Answer, frozen=True, kw_only=True):
     cancel_requested_at: str | None = None
     error: ErrorInfo | None = None
     runner: str | None = None
+    priority: int = 0
+    not_before: str | None = None
+    concurrency_group: str | None = None
+    waits_for: str | None = None
+    """Why a queued job waits, in words; only where one job is asked for."""
     stages: list[Stage] | None = None
     """Of the newest attempt; only where one job is asked for."""
 
@@ -118,6 +172,45 @@ class JobList(Answer, frozen=True, kw_only=True):
     """The newest first."""
     before: int | None = None
     """Give this as ``before`` for the next page; None on the last."""
+
+
+# --- schedules
+
+CatchUp = Literal["skip", "once", "all"]
+
+
+class ScheduleCreate(Message, frozen=True, kw_only=True):
+    name: str
+    pipeline: str
+    cron: str
+    """Five fields: minute, hour, day of month, month, day of week."""
+    time_zone: str = "UTC"
+    inputs: dict[str, InputValue] = {}
+    priority: int | None = None
+    catch_up: CatchUp = "once"
+    """Of the times that were missed: none, the last, or all (the newest 100)."""
+
+
+class Schedule(Answer, frozen=True, kw_only=True):
+    name: str
+    pipeline: str
+    cron: str
+    time_zone: str
+    inputs: dict[str, InputValue]
+    priority: int | None
+    catch_up: CatchUp
+    created_at: str
+    next_at: str | None
+    """None while it is paused."""
+    last_at: str | None = None
+    last_job: int | None = None
+    paused_by: str | None = None
+    error: ErrorInfo | None = None
+    """Why its last job could not be submitted."""
+
+
+class ScheduleList(Answer, frozen=True, kw_only=True):
+    schedules: list[Schedule]
 
 
 # --- artifacts
@@ -169,6 +262,7 @@ class RunnerRegister(Message, frozen=True, kw_only=True):
     """Sent with a registration token; the answer holds the runner's own token."""
 
     name: str
+    tags: list[str] = []
 
 
 class RunnerRegistered(Answer, frozen=True, kw_only=True):
@@ -186,6 +280,14 @@ class Runner(Answer, frozen=True, kw_only=True):
     version: str | None = None
     capacity: int | None = None
     running: int = 0
+    tags: list[str] = []
+    drained_by: str | None = None
+    """Who wants no more jobs to go there."""
+
+
+class RunnersDrained(Answer, frozen=True, kw_only=True):
+    runners: list[str]
+    """Their ids: all of the name that was given."""
 
 
 class RunnerList(Answer, frozen=True, kw_only=True):

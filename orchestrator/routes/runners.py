@@ -12,8 +12,9 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
 
-from orchestrator import artifacts, events, jobs, leases, parts, tokens
+from orchestrator import artifacts, events, jobs, leases, parts, retries, tokens
 from orchestrator.access import REGISTRATION, RUNNER
+from orchestrator.notifications import Listener
 from orchestrator.parts import Parts
 from orchestrator.problems import RequestInvalid
 from orchestrator.sql import tokens as tokens_sql
@@ -47,7 +48,7 @@ class BlobStored(Answer, frozen=True, kw_only=True):
 @post("/v1/runners/register", opt=REGISTRATION, tags=["runners"], status_code=201)
 async def register(request: AnyRequest, data: JSONBody[RunnerRegister]) -> RunnerRegistered:
     """Register a runner with a registration token; the answer holds the runner's own."""
-    registered = await tokens.register(parts.of(request).database, parts.identity(request), data.name)
+    registered = await tokens.register(parts.of(request).database, parts.identity(request), data.name, data.tags)
     parts.of(request).authentication.forget()  # the last use may be spent
     return registered
 
@@ -61,8 +62,10 @@ async def claim(request: AnyRequest, data: JSONBody[Claim]) -> Claimed:
     if not 0 <= data.wait <= WAIT_SECONDS_MAXIMUM:
         raise RequestInvalid(f"`wait` has to be from 0 to {WAIT_SECONDS_MAXIMUM:.0f} seconds")
     tokens.check_name("version", data.version)
-    await here.database.rows(tokens_sql.RUNNER_SEEN, runner, data.capacity, data.version)
-    waiting = here.dispatcher.enter(runner, data.slots)
+    seen = await here.database.row(tokens_sql.RUNNER_SEEN, runner, data.capacity, data.version)
+    assert seen is not None, "a runner's token goes with its runner"
+    # One that an operator drained waits as any, and gets nothing.
+    waiting = here.dispatcher.enter(runner, 0 if seen["drained"] else data.slots, seen["tags"])
     has_left = False
 
     async def leave_with_client(scope: anyio.CancelScope) -> None:
@@ -71,11 +74,17 @@ async def claim(request: AnyRequest, data: JSONBody[Claim]) -> Claimed:
         has_left = True
         scope.cancel()
 
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(leave_with_client, tasks.cancel_scope)
-        with anyio.move_on_after(max(data.wait, WAIT_SECONDS_MINIMUM)):
-            await waiting.done.wait()
-        tasks.cancel_scope.cancel()
+    async def come_again(bell: Listener) -> None:
+        await bell.wait(WAIT_SECONDS_MAXIMUM)
+        waiting.done.set()  # an operator may have drained it, or no longer: its next claim tells
+
+    with here.notifications.runners.listen(runner) as bell:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(leave_with_client, tasks.cancel_scope)
+            tasks.start_soon(come_again, bell)
+            with anyio.move_on_after(max(data.wait, WAIT_SECONDS_MINIMUM)):
+                await waiting.done.wait()
+            tasks.cancel_scope.cancel()
     assignments = await here.dispatcher.leave(waiting)
     if has_left:
         # Nobody reads the answer: others need not wait until the lease runs out.
@@ -128,6 +137,11 @@ async def events_add(
     job_id = _job(job)
     _check_attempt(job, attempt)
     batch = events.parse(await request.body(), job=job_id, attempt=attempt, first_seq=first_seq)
+    final = batch.final
+    if final is not None and final.state == "failed":
+        is_queued = await retries.end_failed(here.database, here.notifications, runner, job_id, attempt, batch)
+        if is_queued:
+            return EventsAccepted(next_seq=batch.next_seq)
     next_seq = await events.store(here.database, here.notifications, runner, job_id, attempt, batch)
     return EventsAccepted(next_seq=next_seq)
 

@@ -131,7 +131,8 @@ async def job_show(request: AnyRequest, job: FromPath[str]) -> Job:
 async def job_cancel(request: AnyRequest, job: FromPath[str]) -> Job:
     """Cancel a job: at once while it is queued; while it runs, its runner stops it."""
     here = parts.of(request)
-    return await jobs.cancel(here.database, here.notifications, await jobs.resolve(here.database, job))
+    found = await jobs.resolve(here.database, job)
+    return await jobs.cancel(here.database, here.notifications, found, parts.actor(request))
 
 
 @get("/v1/jobs/{job:str}/events", opt=ADMIN, tags=["jobs"], media_type=EVENTS_MEDIA_TYPE)
@@ -219,6 +220,8 @@ async def runner_list(request: AnyRequest) -> RunnerList:
                 version=row["version"],
                 capacity=row["capacity"],
                 running=row["running"],
+                tags=row["tags"],
+                drained_by=row["drained_by"],
             )
             for row in rows
         ]

@@ -8,34 +8,64 @@ from __future__ import annotations
 
 from typing import Final
 
-# $1 low-water mark, $2 how many, $3 a runner for each, $4 lease seconds
+# $1 low-water mark, $2 how many, $3 a runner for each, $4 lease seconds, $5 the tags that all these runners have
 JOBS_CLAIM: Final = """
 -- MATERIALIZED, for the planner may run a subquery with a LIMIT again and so take too many.
-WITH waiting AS MATERIALIZED (
-    SELECT id FROM moonyard.jobs
+WITH untagged AS MATERIALIZED (
+    SELECT id, pipeline_id, number - 1000 * priority AS place, false AS is_tagged FROM moonyard.jobs
     -- The mark is where the last claim found its first: a walk from the start would visit each job claimed since the
     -- oldest transaction began, which a long one elsewhere makes many.
-    WHERE state = 'queued' AND number > $1
-    ORDER BY number
+    WHERE state = 'queued' AND parked IS NULL AND tag_set IS NULL AND number - 1000 * priority > $1
+        AND NOT EXISTS (SELECT FROM moonyard.pauses WHERE pipeline_id IS NULL)
+    ORDER BY number - 1000 * priority
     LIMIT $2
     FOR UPDATE SKIP LOCKED
+),
+-- One walk for each set of tags that these runners have: what asks for other tags is not passed by, it is not seen.
+tagged AS MATERIALIZED (
+    SELECT job.id, job.pipeline_id, job.place, true AS is_tagged
+    FROM moonyard.tag_sets AS wanted
+    CROSS JOIN LATERAL (
+        SELECT id, pipeline_id, number - 1000 * priority AS place FROM moonyard.jobs
+        WHERE state = 'queued' AND parked IS NULL AND tag_set = wanted.id
+        ORDER BY number - 1000 * priority
+        LIMIT $2
+        FOR UPDATE SKIP LOCKED
+    ) AS job
+    WHERE wanted.tags <@ $5::text[] AND NOT EXISTS (SELECT FROM moonyard.pauses WHERE pipeline_id IS NULL)
+),
+waiting AS MATERIALIZED (
+    SELECT found.id, found.place, found.is_tagged, pause.pipeline_id IS NOT NULL AS is_paused
+    FROM (
+        SELECT * FROM untagged UNION ALL SELECT * FROM tagged ORDER BY place LIMIT $2
+    ) AS found
+    LEFT JOIN moonyard.pauses AS pause ON pause.pipeline_id = found.pipeline_id
+),
+-- Jobs of a paused pipeline are met once, and put out of the way: pausing need not touch them all.
+paused AS (
+    UPDATE moonyard.jobs SET parked = 'paused' WHERE id = ANY (ARRAY(SELECT id FROM waiting WHERE is_paused))
 ),
 claimed AS (
     UPDATE moonyard.jobs
     SET state = 'running', attempt = attempt + 1, started_at = coalesce(started_at, now())
     -- As an array, which the planner takes for short: a join it might do by reading all jobs.
-    WHERE id = ANY (ARRAY(SELECT id FROM waiting))
-    RETURNING id, number, attempt, version_id, inputs
+    WHERE id = ANY (ARRAY(SELECT id FROM waiting WHERE NOT is_paused))
+    RETURNING id, number, attempt, version_id, inputs, number - 1000 * priority AS place,
+        tag_set IS NOT NULL AS is_tagged
 ),
 placed AS (
-    SELECT *, row_number() OVER (ORDER BY number) AS place FROM claimed
+    SELECT *, row_number() OVER (ORDER BY place, number) AS slot FROM claimed
 ),
 leased AS (
     INSERT INTO moonyard.attempts (job_id, number, runner_id, lease_expires_at)
-    SELECT placed.id, placed.attempt, slot.runner_id, now() + make_interval(secs => $4)
-    FROM placed JOIN unnest($3::uuid[]) WITH ORDINALITY AS slot (runner_id, place) USING (place)
+    SELECT placed.id, placed.attempt, given.runner_id, now() + make_interval(secs => $4)
+    FROM placed JOIN unnest($3::uuid[]) WITH ORDINALITY AS given (runner_id, slot) USING (slot)
 )
-SELECT id, number, attempt, version_id, inputs, place FROM placed ORDER BY place
+SELECT slot, id, number, attempt, version_id, inputs, place, is_tagged FROM placed
+UNION ALL
+-- What was put out of the way: not for anybody, but the queue is not empty.
+SELECT NULL, id, NULL, NULL, NULL, NULL, place, is_tagged FROM waiting WHERE is_paused
+ORDER BY slot
 """
 
 # $1 runner, $2 jobs, $3 attempts, $4 lease seconds, $5 draining. One statement renews all that the runner holds.
@@ -100,7 +130,9 @@ WITH lost AS (
 changed AS (
     UPDATE moonyard.jobs AS job
     SET state = $3, losses = losses + $4, error = $6::jsonb,
-        finished_at = CASE WHEN $3 = 'queued' THEN NULL ELSE now() END
+        finished_at = CASE WHEN $3 = 'queued' THEN NULL ELSE now() END,
+        -- It keeps its slot in a group: a runner may have it at once.
+        parked = NULL, queue_deadline = now() + make_interval(secs => queue_timeout_seconds)
     FROM lost WHERE job.id = lost.job_id AND job.attempt = $2
     RETURNING job.id, job.number, lost.next_seq
 ),
@@ -114,3 +146,10 @@ told AS (
 UPDATE moonyard.stages SET state = 'cancelled', finished_at = now()
 WHERE job_id = $1 AND attempt = $2 AND state = 'running'
 """
+
+# $1 job, $2 attempt, $3 runner, $4 the final event's seq, $5 its error: whether the job is queued again.
+ATTEMPT_RETRY: Final = "SELECT moonyard.attempt_retry($1, $2, $3, $4, $5::jsonb)"
+
+# $1 how many at most of each kind, $2 now, or NULL for the database's
+JOBS_RELEASE: Final = "SELECT moonyard.jobs_release($1, coalesce($2::timestamptz, now()))"
+JOBS_TIME_OUT: Final = "SELECT moonyard.jobs_time_out($1, coalesce($2::timestamptz, now())) AS id"

@@ -6,29 +6,14 @@ from typing import Final
 
 JOB_BY_NUMBER: Final = "SELECT id FROM moonyard.jobs WHERE number = $1"
 
-# $1 id, $2 pipeline, $3 version, $4 inputs, $5 idempotency key. The job and its first event are there, or neither is.
-JOB_SUBMIT: Final = """
-WITH made AS (
-    INSERT INTO moonyard.jobs (id, pipeline_id, version_id, inputs, idempotency_key) VALUES ($1, $2, $3, $4::json, $5)
-    ON CONFLICT (pipeline_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-    RETURNING id, number, created_at
-),
-line AS (
-    SELECT id, moonyard.job_line(id, number, 0, 1, 'queued') AS text FROM made
-),
-told AS (
-    INSERT INTO moonyard.event_batches (job_id, attempt, first_seq, next_seq, size_bytes, lines)
-    SELECT id, 0, 1, 2, octet_length(text), text FROM line
-)
-SELECT number, created_at FROM made
-"""
-
-JOB_OF_KEY: Final = "SELECT id FROM moonyard.jobs WHERE pipeline_id = $1 AND idempotency_key = $2"
+# $1 a list of what jobs_submit takes. All jobs with their first events are there, or none is.
+JOBS_SUBMIT: Final = "SELECT place, id, number, created_at, fresh FROM moonyard.jobs_submit($1::json)"
 
 JOB_GET: Final = """
 SELECT
     job.id, job.number, pipeline.name AS pipeline, version.sha256 AS version, job.inputs, job.state, job.attempt,
-    job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner
+    job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner,
+    job.priority, job.not_before, job.concurrency_group
 FROM moonyard.jobs AS job
 JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
 JOIN moonyard.pipeline_versions AS version ON version.id = job.version_id
@@ -48,7 +33,8 @@ ORDER BY stage.first_seq
 JOBS_LIST: Final = """
 SELECT
     job.id, job.number, pipeline.name AS pipeline, version.sha256 AS version, job.inputs, job.state, job.attempt,
-    job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner
+    job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner,
+    job.priority, job.not_before, job.concurrency_group
 FROM moonyard.jobs AS job
 JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
 JOIN moonyard.pipeline_versions AS version ON version.id = job.version_id
@@ -63,7 +49,8 @@ LIMIT $3
 JOBS_LIST_QUEUED: Final = """
 SELECT
     job.id, job.number, pipeline.name AS pipeline, version.sha256 AS version, job.inputs, job.state, job.attempt,
-    job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner
+    job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner,
+    job.priority, job.not_before, job.concurrency_group
 FROM moonyard.jobs AS job
 JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
 JOIN moonyard.pipeline_versions AS version ON version.id = job.version_id
@@ -78,7 +65,8 @@ LIMIT $3
 JOBS_LIST_RUNNING: Final = """
 SELECT
     job.id, job.number, pipeline.name AS pipeline, version.sha256 AS version, job.inputs, job.state, job.attempt,
-    job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner
+    job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner,
+    job.priority, job.not_before, job.concurrency_group
 FROM moonyard.attempts AS attempt
 JOIN moonyard.jobs AS job ON job.id = attempt.job_id AND job.attempt = attempt.number
 JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
@@ -90,29 +78,9 @@ ORDER BY job.number DESC
 LIMIT $3
 """
 
-# A job that waits ends at once, with the last line of its record. A record goes on after the newest attempt's events.
-JOB_CANCEL_QUEUED: Final = """
-WITH cancelled AS (
-    UPDATE moonyard.jobs
-    SET state = 'cancelled', finished_at = now(), cancel_requested_at = coalesce(cancel_requested_at, now())
-    WHERE id = $1 AND state = 'queued'
-    RETURNING id, number, attempt
-),
-line AS (
-    SELECT id, attempt, seq, moonyard.job_line(id, number, attempt, seq, 'cancelled') AS text
-    FROM cancelled CROSS JOIN LATERAL (
-        SELECT coalesce(max(next_seq), 1) AS seq FROM moonyard.event_batches
-        WHERE job_id = cancelled.id AND attempt = cancelled.attempt
-    ) AS last
-)
-INSERT INTO moonyard.event_batches (job_id, attempt, first_seq, next_seq, size_bytes, lines)
-SELECT id, attempt, seq, seq + 1, octet_length(text), text FROM line
-RETURNING job_id
-"""
+JOB_WAITS_FOR: Final = "SELECT why FROM moonyard.waits WHERE job_id = $1"
 
-JOB_CANCEL_RUNNING: Final = """
-UPDATE moonyard.jobs AS job SET cancel_requested_at = coalesce(job.cancel_requested_at, now())
-FROM moonyard.attempts AS attempt
-WHERE job.id = $1 AND job.state = 'running' AND attempt.job_id = job.id AND attempt.number = job.attempt
-RETURNING attempt.runner_id
-"""
+# $1 job, $2 who wants it: the state it is in then, and the runner to call.
+JOB_CANCEL: Final = "SELECT state, runner FROM moonyard.job_cancel($1, $2)"
+JOBS_CANCEL_QUEUED: Final = "SELECT moonyard.jobs_cancel_queued($1, $2) AS id"
+JOB_RETRY: Final = "SELECT moonyard.job_retry($1, $2)"

@@ -12,8 +12,8 @@ RETURNING id, version_id
 """
 
 VERSION_STORE: Final = """
-INSERT INTO moonyard.pipeline_versions (id, pipeline_id, sha256, filename, source, definition)
-VALUES ($1, $2, $3, $4, $5, $6::json)
+INSERT INTO moonyard.pipeline_versions (id, pipeline_id, sha256, filename, source, definition, rules)
+VALUES ($1, $2, $3, $4, $5, $6::json, moonyard.queue_rules($6::json))
 ON CONFLICT (pipeline_id, sha256) DO NOTHING
 """
 

@@ -50,14 +50,15 @@ WITH touched AS MATERIALIZED (
 UPDATE moonyard.tokens AS token SET last_used_at = now() FROM touched WHERE token.id = touched.id
 """
 
-RUNNER_CREATE: Final = "INSERT INTO moonyard.runners (id, name) VALUES ($1, $2)"
+RUNNER_CREATE: Final = "INSERT INTO moonyard.runners (id, name, tags) VALUES ($1, $2, $3)"
 
 RUNNERS_LIST: Final = """
 SELECT
-    runner.id, runner.name, runner.registered_at, runner.seen_at, runner.version, runner.capacity,
+    runner.id, runner.name, runner.registered_at, runner.seen_at, runner.version, runner.capacity, runner.tags,
+    runner.drained_by,
     CASE
         WHEN runner.seen_at IS NULL OR runner.seen_at < now() - interval '30 seconds' THEN 'offline'
-        WHEN runner.draining THEN 'draining'
+        WHEN runner.draining OR runner.drained_at IS NOT NULL THEN 'draining'
         ELSE 'online'
     END AS state,
     (SELECT count(*) FROM moonyard.attempts WHERE runner_id = runner.id AND state = 'running') AS running
@@ -68,4 +69,8 @@ LIMIT 1000
 
 RUNNER_SEEN: Final = """
 UPDATE moonyard.runners SET seen_at = now(), draining = false, capacity = $2, version = $3 WHERE id = $1
+RETURNING tags, drained_at IS NOT NULL AS drained
 """
+
+# $1 runner's name or id, $2 whether it is drained, $3 who wants it
+RUNNER_DRAIN: Final = "SELECT moonyard.drain($1, $2, $3) AS id"

@@ -25,6 +25,7 @@ import pytest
 from anyio.streams.text import TextReceiveStream
 from psycopg import conninfo, sql
 
+from schema import database
 from tests.cli.command import SECONDS, Printed, argv, environment, moonyard
 from tests.engine.test_images import REGISTRY, listening
 from tests.postgres import Cluster
@@ -263,9 +264,9 @@ async def test_a_wrong_password_is_told_and_not_repeated(
 @pytest.mark.parametrize(
     ("version", "message", "hint"),
     [
-        (None, "has no schema of Moonyard's yet, and version 0001 is needed", "Run: moonyard db upgrade"),
-        ("0000", "has schema version 0000, and this Moonyard needs 0001", "Run: moonyard db upgrade"),
-        ("9999", "has schema version 9999, which is newer than 0001", "Run a Moonyard as new as the one"),
+        (None, "has no schema of Moonyard's yet, and version {head} is needed", "Run: moonyard db upgrade"),
+        ("0000", "has schema version 0000, and this Moonyard needs {head}", "Run: moonyard db upgrade"),
+        ("9999", "has schema version 9999, which is newer than {head}", "Run a Moonyard as new as the one"),
     ],
 )
 async def test_a_schema_of_another_version_is_told_with_the_command_to_run(
@@ -276,6 +277,7 @@ async def test_a_schema_of_another_version_is_told_with_the_command_to_run(
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("UPDATE moonyard.schema_version SET version_num = %s", [version])
     name = conninfo.conninfo_to_dict(url)["dbname"]
+    message = message.format(head=database.head())
     for command in ("orchestrator", "db check", "token create --name x"):
         printed = await moonyard(*command.split(), cwd=tmp_path, MOONYARD_DATABASE_URL=url)
         assert_told(printed, "schema_version_wrong", f"database `{name}` {message}", f"hint: {hint}")

@@ -92,7 +92,7 @@ class Target:
 async def target(postgres_cluster: Cluster) -> AsyncGenerator[Target]:
     url = postgres_cluster.create_migrated()
     async with opened(url) as installation:
-        await installation.replica()
+        await installation.replica(lease_seconds=3600.0)  # nobody beats for the runner
         await installation.push()
         runner = await installation.runner()
         job = await installation.submit()

@@ -12,6 +12,7 @@ from orchestrator.sql import jobs as jobs_sql
 from schema.client import OrchestratorRefused
 from schema.wire import Assignment
 from tests.orchestrator.installation import DEADLINE_SECONDS, Installation, SpokenRunner
+from tests.orchestrator.plans import plan
 
 JOBS = 120
 
@@ -154,9 +155,12 @@ async def test_hot_statements_use_their_indexes_among_many_finished_jobs(install
     [job] = [
         row["id"] for row in await installation.fetch("SELECT id FROM moonyard.jobs WHERE state = 'queued' LIMIT 1")
     ]
-    claim = await plan(installation, sql.JOBS_CLAIM, "0", "16", f"array_fill('{runner}'::uuid, ARRAY[16])", "15.0")
-    assert "jobs_queued" in claim
-    assert "Seq Scan" not in claim
+    claim = await plan(
+        installation, sql.JOBS_CLAIM, "0", "16", f"array_fill('{runner}'::uuid, ARRAY[16])", "15.0", "'{}'"
+    )
+    assert "jobs_ready" in claim
+    assert "jobs_ready_tagged" in claim
+    assert "Seq Scan on jobs" not in claim
     renew = await plan(
         installation, sql.LEASES_RENEW, f"'{runner}'", f"ARRAY['{job}']::uuid[]", "ARRAY[1]", "15.0", "false"
     )
@@ -172,15 +176,3 @@ async def test_hot_statements_use_their_indexes_among_many_finished_jobs(install
     assert "Seq Scan" not in store
     assert "Seq Scan" not in await plan(installation, events_sql.EVENTS_READ, f"'{job}'", "1", "1", "1000")
     assert "jobs_queued" in await plan(installation, jobs_sql.JOBS_LIST_QUEUED, "NULL", "1000", "20")
-
-
-async def plan(installation: Installation, statement: str, *values: str) -> str:
-    """Give the plan that a statement gets once its values are no longer looked at: the one that has to be good."""
-    async with installation.database.transaction() as connection:
-        await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
-        await connection.execute(f"PREPARE hot AS {statement}")
-        try:
-            given = f"({', '.join(values)})" if values else ""
-            return "\n".join(row[0] for row in await connection.fetch(f"EXPLAIN EXECUTE hot{given}"))
-        finally:
-            await connection.execute("DEALLOCATE hot")

@@ -1,0 +1,91 @@
+"""Routes for those who run the queue: batches, retries, pauses, draining."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import UUID
+
+from litestar import Request, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, JSONBody
+
+from orchestrator import jobs, parts, releases
+from orchestrator.access import ADMIN
+from orchestrator.sql import pauses as pauses_sql
+from orchestrator.sql import tokens as tokens_sql
+from schema.wire import Job, JobsCancel, JobsCancelled, JobsSubmit, JobsSubmitted, Pause, Paused, RunnersDrained
+
+AnyRequest = Request[Any, Any, Any]
+BATCH_BYTES_MAXIMUM: Final = 64 * 1024 * 1024
+
+
+@post("/v1/jobs/batch", opt=ADMIN, tags=["jobs"], status_code=201, request_max_body_size=BATCH_BYTES_MAXIMUM)
+async def jobs_submit(request: AnyRequest, data: JSONBody[JobsSubmit]) -> JobsSubmitted:
+    """Queue up to 10,000 jobs: all of them, or none."""
+    here = parts.of(request)
+    return JobsSubmitted(jobs=await jobs.submit_all(here.database, here.notifications, data.jobs))
+
+
+@post("/v1/jobs/cancel", opt=ADMIN, tags=["jobs"], status_code=200)
+async def jobs_cancel(request: AnyRequest, data: JSONBody[JobsCancel]) -> JobsCancelled:
+    """Cancel all jobs that wait, of one pipeline or of all."""
+    here = parts.of(request)
+    return JobsCancelled(cancelled=await jobs.cancel_queued(here.database, here.notifications, data.pipeline))
+
+
+@post("/v1/jobs/{job:str}/retry", opt=ADMIN, tags=["jobs"], status_code=200)
+async def job_retry(request: AnyRequest, job: FromPath[str]) -> Job:
+    """Queue a job that ended once more, as its next attempt."""
+    here = parts.of(request)
+    found = await jobs.resolve(here.database, job)
+    return await jobs.retry(here.database, here.notifications, found, parts.actor(request))
+
+
+@post("/v1/queue/pause", opt=ADMIN, tags=["queue"], status_code=200)
+async def queue_pause(request: AnyRequest, data: JSONBody[Pause]) -> Paused:
+    """Let the jobs of a pipeline wait, or all; what runs goes on."""
+    here = parts.of(request)
+    await here.database.rows(pauses_sql.PAUSE, data.pipeline, parts.actor(request))
+    return Paused(pipeline=data.pipeline, paused=True)
+
+
+@post("/v1/queue/resume", opt=ADMIN, tags=["queue"], status_code=200)
+async def queue_resume(request: AnyRequest, data: JSONBody[Pause]) -> Paused:
+    """End a pause."""
+    here = parts.of(request)
+    await here.database.rows(pauses_sql.RESUME, data.pipeline, parts.actor(request))
+    await releases.release(here.database, here.notifications)
+    here.notifications.queued()
+    return Paused(pipeline=data.pipeline, paused=False)
+
+
+@post("/v1/runners/{runner:str}/drain", opt=ADMIN, tags=["runners"], status_code=200)
+async def runner_drain(request: AnyRequest, runner: FromPath[str]) -> RunnersDrained:
+    """Let no more jobs go to the runners of a name or id; what runs goes on."""
+    return await _drain(request, runner, is_drained=True)
+
+
+@post("/v1/runners/{runner:str}/undrain", opt=ADMIN, tags=["runners"], status_code=200)
+async def runner_undrain(request: AnyRequest, runner: FromPath[str]) -> RunnersDrained:
+    """Let jobs go to runners again."""
+    return await _drain(request, runner, is_drained=False)
+
+
+async def _drain(request: AnyRequest, runner: str, *, is_drained: bool) -> RunnersDrained:
+    here = parts.of(request)
+    rows = await here.database.rows(tokens_sql.RUNNER_DRAIN, runner, is_drained, parts.actor(request))
+    runners: list[UUID] = [row["id"] for row in rows]
+    for drained in runners:
+        here.notifications.runner_called(drained)
+    return RunnersDrained(runners=[str(drained) for drained in runners])
+
+
+HANDLERS: Final[list[HTTPRouteHandler]] = [
+    jobs_submit,
+    jobs_cancel,
+    job_retry,
+    queue_pause,
+    queue_resume,
+    runner_drain,
+    runner_undrain,
+]

@@ -1,0 +1,58 @@
+"""Statements about schedules."""
+
+from __future__ import annotations
+
+from typing import Final
+
+NOW: Final = "SELECT now()"
+
+CREATE: Final = """
+INSERT INTO moonyard.schedules (id, name, pipeline_id, cron, time_zone, inputs, priority, catch_up, next_at)
+VALUES ($1, $2, $3, $4, $5, $6::json, $7, $8, $9)
+ON CONFLICT (name) DO NOTHING
+RETURNING id
+"""
+
+LIST: Final = """
+SELECT
+    schedule.name, pipeline.name AS pipeline, schedule.cron, schedule.time_zone, schedule.inputs, schedule.priority,
+    schedule.catch_up, schedule.created_at, schedule.next_at, schedule.last_at, job.number AS last_job,
+    schedule.paused_by, schedule.error
+FROM moonyard.schedules AS schedule
+JOIN moonyard.pipelines AS pipeline ON pipeline.id = schedule.pipeline_id
+LEFT JOIN moonyard.jobs AS job ON job.id = schedule.last_job_id
+WHERE $1::text IS NULL OR schedule.name = $1
+ORDER BY schedule.name
+LIMIT 1000
+"""
+
+DELETE: Final = "DELETE FROM moonyard.schedules WHERE name = $1 RETURNING id"
+
+PAUSE: Final = """
+UPDATE moonyard.schedules SET paused_at = coalesce(paused_at, now()), paused_by = coalesce(paused_by, $2)
+WHERE name = $1
+RETURNING id
+"""
+
+# $1 name, $2 the next time: what was missed during a pause was not missed, it was not wanted
+RESUME: Final = "UPDATE moonyard.schedules SET paused_at = NULL, paused_by = NULL, next_at = $2 WHERE name = $1"
+
+NOTE: Final = "SELECT moonyard.note($1, $2, $3)"
+
+# Whoever locks a due row fires it; another replica passes it over, and finds it moved on at its next look.
+DUE: Final = """
+SELECT
+    schedule.id, schedule.name, pipeline.name AS pipeline, schedule.cron, schedule.time_zone, schedule.inputs,
+    schedule.priority, schedule.catch_up, schedule.next_at, coalesce($1::timestamptz, now()) AS now
+FROM moonyard.schedules AS schedule JOIN moonyard.pipelines AS pipeline ON pipeline.id = schedule.pipeline_id
+WHERE schedule.paused_at IS NULL AND schedule.next_at <= coalesce($1::timestamptz, now())
+ORDER BY schedule.next_at
+LIMIT 1
+FOR UPDATE OF schedule SKIP LOCKED
+"""
+
+FIRED: Final = """
+UPDATE moonyard.schedules
+SET next_at = $2, last_at = coalesce($3, last_at), last_job_id = coalesce($4, last_job_id), error = $5::jsonb
+WHERE id = $1
+"""

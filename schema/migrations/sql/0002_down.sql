@@ -1,0 +1,63 @@
+-- Back to what the version before knows. Jobs that wait for a time, a slot or the end of a pause wait no more, schedules
+-- and the audit are gone. The role moonyard_operator stays: it belongs to the whole cluster.
+DROP SCHEMA control CASCADE;
+DROP VIEW inspect.throughput, inspect.locks, inspect.health, inspect.schedules, inspect.audit, inspect.queue, inspect.runners;
+DROP FUNCTION inspect.pipeline;
+DROP VIEW moonyard.waits;
+DROP TRIGGER slot_release ON moonyard.jobs;
+DROP FUNCTION
+    moonyard.refuse, moonyard.note, moonyard.tell, moonyard.queue_rules, moonyard.group_name, moonyard.job_record,
+    moonyard.job_end_queued, moonyard.group_promote, moonyard.slot_release, moonyard.job_cancel,
+    moonyard.jobs_cancel_queued, moonyard.job_retry, moonyard.attempt_retry, moonyard.group_supersede,
+    moonyard.jobs_submit, moonyard.jobs_release, moonyard.jobs_time_out, moonyard.pipeline_of, moonyard.pause,
+    moonyard.resume, moonyard.drain, moonyard.uuid7, moonyard.input_value, moonyard.resolve_inputs;
+DROP TABLE moonyard.schedules, moonyard.audit, moonyard.pauses, moonyard.concurrency_slots;
+DROP INDEX moonyard.jobs_finished;
+ALTER TABLE moonyard.jobs
+    DROP COLUMN priority, DROP COLUMN parked, DROP COLUMN not_before, DROP COLUMN queue_timeout_seconds,
+    DROP COLUMN queue_deadline, DROP COLUMN tag_set, DROP COLUMN concurrency_group, DROP COLUMN concurrency_limit,
+    DROP COLUMN retry, DROP COLUMN failures, DROP COLUMN request_hash;
+ALTER TABLE moonyard.pipeline_versions DROP COLUMN rules;
+ALTER TABLE moonyard.runners DROP COLUMN tags, DROP COLUMN drained_at, DROP COLUMN drained_by;
+DROP TABLE moonyard.tag_sets;
+
+CREATE VIEW inspect.queue AS
+SELECT
+    job.number AS job,
+    inspect.shortened(pipeline.name, 24) AS pipeline,
+    inspect.duration(now() - job.created_at) AS waiting,
+    job.attempt + 1 AS next_attempt,
+    inspect.shortened(job.inputs::text, 50) AS inputs
+FROM moonyard.jobs AS job
+JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
+WHERE job.state = 'queued'
+ORDER BY job.number;
+COMMENT ON VIEW inspect.queue IS 'Jobs that wait for a runner, the next one first.';
+
+CREATE VIEW inspect.runners AS
+SELECT
+    inspect.shortened(runner.name, 32) AS runner,
+    CASE
+        WHEN runner.seen_at IS NULL OR runner.seen_at < now() - interval '30 seconds' THEN 'offline'
+        WHEN runner.draining THEN 'draining'
+        ELSE 'online'
+    END AS state,
+    (SELECT count(*) FROM moonyard.attempts WHERE runner_id = runner.id AND state = 'running') AS running,
+    runner.capacity,
+    runner.version,
+    inspect.duration(now() - runner.seen_at) AS seen_ago,
+    runner.registered_at::timestamptz(0) AS registered
+FROM moonyard.runners AS runner
+ORDER BY runner.name, runner.registered_at;
+COMMENT ON VIEW inspect.runners IS 'Runners; one that said nothing for 30 s is offline.';
+
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moonyard_reader') THEN
+        GRANT SELECT ON ALL TABLES IN SCHEMA inspect TO moonyard_reader;
+    END IF;
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moonyard_operator') THEN
+        REVOKE ALL ON ALL TABLES IN SCHEMA inspect FROM moonyard_operator;
+        REVOKE ALL ON SCHEMA inspect FROM moonyard_operator;
+    END IF;
+END $$;

@@ -1,0 +1,20 @@
+"""What users expect of a queue: priorities, delays, limits, pauses, tags, retries, schedules; schema `control`."""
+
+from __future__ import annotations
+
+from schema.migrations.statements import execute
+
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    execute("0002_queue.sql")
+    execute("0002_control.sql")
+    execute("0002_inspect.sql")
+
+
+def downgrade() -> None:
+    execute("0002_down.sql")

@@ -1,0 +1,150 @@
+"""Three replicas behind HAProxy, with runners: what users see while replicas come and go."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import psycopg
+import pytest
+
+from schema.client import Client
+from schema.wire import Health, Job, JobSubmit, PipelinePush, PipelineVersion
+from tests.chaos import balancer
+from tests.chaos import installation as installations
+from tests.chaos.checks import Check, Watch
+from tests.chaos.installation import Installation, Replica
+from tests.chaos.load import Load
+from tests.chaos.pipelines import Order
+from tests.cli.command import SECONDS, moonyard, started
+
+WAITING = """
+return { name = "waiting", stages = { { name = "s", script = function()
+  process.run({ command = "sh", args = { "-c", "echo started; until test -e go; do sleep 0.05; done; echo went" } })
+end } } }
+"""
+RATE = 6.0
+"""Submits a second in the rolling restart."""
+
+
+@pytest.fixture
+async def installation(image_map: dict[str, str]) -> AsyncGenerator[Installation]:
+    assert image_map, "images are there"
+    async with installations.running() as running:
+        yield running
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    with anyio.fail_after(SECONDS):
+        while not await anyio.to_thread.run_sync(is_so):  # noqa: ASYNC110  # asked from outside, of other processes
+            await anyio.sleep(0.02)
+
+
+async def restarted(replica: Replica) -> None:
+    """Terminate a replica, and wait until its successor works."""
+    before = replica.service.pid
+    assert replica.service.send(signal.SIGTERM)
+    await until(lambda: replica.service.pid not in {before, None})
+    await installations.until_healthy(replica.address)
+    assert replica.service.ends[-1] == 0
+
+
+def test_the_balancers_configuration_is_one(tmp_path: Path) -> None:
+    command = balancer.write_config(tmp_path, 8400, [8401, 8402, 8403])
+    subprocess.run([*command, "-c"], check=True, capture_output=True)
+
+
+@pytest.mark.timeout(180)
+async def test_jobs_are_submitted_and_followed_through_the_balancer(installation: Installation) -> None:
+    order = Order(key="a key", kind="command", count=20)
+    inputs = [word for name, value in order.inputs.items() for word in ("--input", f"{name}={value}")]
+    arguments = ("submit", order.kind, *inputs, "--follow", "--json", "--orchestrator", installation.users.address)
+    printed = await moonyard(*arguments, cwd=installation.folder, MOONYARD_TOKEN=installation.token)
+    assert printed.code == 0, printed
+    assert [line["text"] for line in printed.lines if line["type"] == "log" and line["source"] != "system"] == (
+        order.texts()
+    )
+
+
+@pytest.mark.timeout(180)
+async def test_what_a_terminated_replica_had_under_way_goes_on_elsewhere(installation: Installation) -> None:
+    replica = installation.replicas[0]
+    async with Client.open([installation.users.address], installation.token) as client:
+        await client.post("/v1/pipelines", PipelineVersion, PipelinePush(filename="waiting.lua", source=WAITING))
+        job = await client.post("/v1/jobs", Job, JobSubmit(pipeline="waiting"))
+        both = ("--orchestrator", replica.address, "--orchestrator", installation.users.address)
+        arguments = ("logs", job.id, "-f", "--json", *both)
+        async with started(*arguments, cwd=installation.folder, MOONYARD_TOKEN=installation.token) as following:
+            await following.until(type="log", text="started")
+            # The follower asks this replica, and by chance the job's runner does. Both are let go at once: the job waits
+            # for what comes only afterwards.
+            await restarted(replica)
+            [workspace] = [folder for runner in installation.runners for folder in runner.workspaces()]
+            (workspace / "go").touch()
+            assert await following.rest() == 0
+        shown = await client.get(f"/v1/jobs/{job.id}", Job)
+    assert [line["text"] for line in following.lines if line["type"] == "log" and line["source"] == "stdout"] == [
+        "started",
+        "went",
+    ]
+    assert (shown.state, shown.attempt) == ("succeeded", 1)
+
+
+@pytest.mark.timeout(240)
+async def test_a_rolling_restart_under_load_loses_nothing_and_no_attempt(installation: Installation) -> None:
+    chance = random.Random(1)  # noqa: S311  # a load that is the same each time
+    load, watch = Load(installation, RATE, chance), Watch(installation)
+    check = Check(installation, load, [], watch)
+    async with anyio.create_task_group() as watching:
+        watching.start_soon(watch.run)
+        async with anyio.create_task_group() as loading:
+            await loading.start(load.run)
+            for replica in installation.replicas:
+                await restarted(replica)
+            load.stop()
+        await check.settle()
+        watching.cancel_scope.cancel()
+    figures = await check.run(chance)
+    assert figures.broken() == [], figures.details
+    assert figures.final == figures.acknowledged == figures.submitted > 0
+    assert set(figures.states) <= {"succeeded", "cancelled"}
+    assert figures.attempts_lost == 0
+
+
+@pytest.mark.timeout(180)
+async def test_a_replica_without_its_database_is_passed_over_until_it_has_it_again(installation: Installation) -> None:
+    database = installation.replicas[1].database
+    database.refuse()
+    database.cut()
+    await until(lambda: not balancer.is_up(installation.folder, 2))
+    async with Client.open([installation.users.address], None) as client:
+        for _ in range(20):
+            assert (await client.get("/v1/health", Health)).status == "ok"
+    database.heal()
+    await until(lambda: balancer.is_up(installation.folder, 2))
+
+
+@pytest.mark.timeout(180)
+async def test_an_upgrade_that_only_adds_runs_while_jobs_do(installation: Installation) -> None:
+    """A newer version's migration adds a column; replicas of this one go on."""
+    async with Client.open([installation.users.address], installation.token) as client:
+        first = await client.post("/v1/jobs", Job, _order("before"))
+        with psycopg.connect(installation.url, autocommit=True) as connection:
+            connection.execute("ALTER TABLE moonyard.jobs ADD COLUMN of_a_newer_version text")
+            connection.execute("ALTER TABLE moonyard.attempts ADD COLUMN of_a_newer_version text DEFAULT 'x'")
+        second = await client.post("/v1/jobs", Job, _order("after"))
+        for job in (first, second):
+            with anyio.fail_after(SECONDS):
+                while (state := (await client.get(f"/v1/jobs/{job.id}", Job)).state) in {"queued", "running"}:  # noqa: ASYNC110
+                    await anyio.sleep(0.05)
+            assert state == "succeeded"
+
+
+def _order(key: str) -> JobSubmit:
+    order = Order(key=key, kind="command", count=20)
+    return JobSubmit(pipeline=order.kind, inputs=order.inputs)
