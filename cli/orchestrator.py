@@ -14,7 +14,10 @@ from schema.errors import MoonyardError, single_error
 @settings.setting("host")
 @settings.setting("port")
 @settings.setting("lease_seconds")
-def orchestrator(*, database_url: str | None, host: str, port: int, lease_seconds: float) -> None:
+@settings.setting("keep_days")
+def orchestrator(
+    *, database_url: str | None, host: str, port: int, lease_seconds: float, keep_days: float | None
+) -> None:
     """Run an orchestrator: a stateless replica before a Postgres. Any number may run; SIGTERM drains one.
 
     \b
@@ -33,7 +36,9 @@ def orchestrator(*, database_url: str | None, host: str, port: int, lease_second
                 "`moonyard up` brings one."
             ),
         )
-    chosen = OrchestratorSettings(database_url=database_url, host=host, port=port, lease_seconds=lease_seconds)
+    chosen = OrchestratorSettings(
+        database_url=database_url, host=host, port=port, lease_seconds=lease_seconds, keep_days=keep_days
+    )
 
     async def go() -> None:
         with single_error():

@@ -133,6 +133,10 @@ SETTINGS: Final[dict[str, Setting]] = {
         default=15.0,
         show_default=True,
     ),
+    "keep_days": Setting(
+        "How many days jobs are kept after they ended, with their logs and artifacts; by default for ever.",
+        type=click.FloatRange(0, min_open=True),
+    ),
     "drain_seconds": Setting(
         "How long running jobs may go on after a runner was told to stop.",
         type=click.FloatRange(0),

@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 import asyncpg
 
-from orchestrator import leases, releases, schedules
+from orchestrator import leases, releases, retention, schedules
 from orchestrator.parts import Parts
 from orchestrator.sql import artifacts as artifacts_sql
 from schema.database import DatabaseUnavailable
@@ -45,6 +45,8 @@ async def run(parts: Parts) -> None:
         await schedules.fire_due(parts.database, parts.notifications)
 
     async def sweep() -> None:
+        if parts.settings.keep_days is not None:
+            await retention.remove_old_jobs(parts.database, parts.settings.keep_days)
         await parts.database.rows(artifacts_sql.BLOBS_SWEEP_NASCENT, UPLOAD_AGE_MAXIMUM)
         # One may be named at this very moment: then the rest is swept the next time.
         with contextlib.suppress(asyncpg.ForeignKeyViolationError):
@@ -55,7 +57,7 @@ async def run(parts: Parts) -> None:
         tasks.start_soon(_repeat, "letting go of jobs", RELEASE_SECONDS, release)
         tasks.start_soon(_repeat, "firing schedules", SCHEDULES_SECONDS, fire)
         tasks.start_soon(_repeat, "noting the use of tokens", TOKENS_SECONDS, parts.authentication.note_uses)
-        tasks.start_soon(_repeat, "sweeping artifacts", SWEEP_SECONDS, sweep)
+        tasks.start_soon(_repeat, "removing what is old", SWEEP_SECONDS, sweep)
 
 
 async def _repeat(what: str, seconds: float, duty: Callable[[], Awaitable[None]]) -> None:

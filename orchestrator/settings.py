@@ -12,6 +12,8 @@ class OrchestratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """0 for any free one."""
     lease_seconds: float = 15.0
     """How long a runner may be silent before its attempts are lost."""
+    keep_days: float | None = None
+    """How long jobs are kept after they ended, with logs and artifacts; None for ever."""
     losses_maximum: int = 3
     """How often a job is queued again after its attempt was lost."""
     connections_maximum: int = 16

@@ -1,0 +1,37 @@
+"""Removes what is old: jobs that ended long ago, with their logs, stages, commands and artifacts.
+
+It goes in small steps, each a transaction of its own that waits for nobody, so that the queue does not notice; the
+oldest jobs have the lowest numbers, so finding them costs nothing however long the history is. Contents that no
+artifact names any more are swept with the others that nobody named.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import anyio
+
+from orchestrator.database import Database
+from orchestrator.sql import retention as sql
+
+log: Final = logging.getLogger(__name__)
+
+STEP_JOBS: Final = 100
+STEPS_MAXIMUM: Final = 200
+"""In one go: what is left then is the next one's."""
+PAUSE_SECONDS: Final = 0.05
+
+
+async def remove_old_jobs(database: Database, days: float) -> int:
+    """Remove jobs that ended more than ``days`` days ago, and give how many there were."""
+    removed = 0
+    for _ in range(STEPS_MAXIMUM):
+        rows = await database.rows(sql.JOBS_REMOVE_OLD, days * 86400.0, STEP_JOBS)
+        removed += len(rows)
+        if len(rows) < STEP_JOBS:
+            break
+        await anyio.sleep(PAUSE_SECONDS)
+    if removed:
+        log.info("removed %d jobs that ended more than %g days ago", removed, days)
+    return removed
