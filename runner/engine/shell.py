@@ -17,7 +17,7 @@ PROGRAM: Final = r"""# Runs the commands of a job, one after another.
 unset CDPATH ENV
 moonyard_report() { echo "$@" >&4; }
 moonyard_enter() {
-  cd "$2" 2>/dev/null && { unset OLDPWD; return; }
+  cd -P "$2" 2>/dev/null && { unset OLDPWD; return; }
   if [ ! -e "$2" ]; then moonyard_report "$1" cwd missing
   elif [ ! -d "$2" ]; then moonyard_report "$1" cwd no-folder
   else moonyard_report "$1" cwd denied; fi
