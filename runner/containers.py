@@ -2,6 +2,7 @@
 
 - the default container: one a job, from the runner's default image;
 - a stage's container, where the stage names an image: for that stage alone;
+  it is made ahead, while the stage before runs: that is the one image of which it is known that it will be needed;
 - a block container, for the span of one ``container.run``; those that plugins open are block containers too.
 
 Removal goes on in the background while the job goes on; ``remove_all`` waits for it. What cannot be removed is said
@@ -35,6 +36,15 @@ class ContainerClosed(MoonyardError):
     code = "container_closed"
 
 
+class Ahead:
+    """A stage's container that is being made before the stage asks for it."""
+
+    def __init__(self) -> None:
+        self.scope = anyio.CancelScope()
+        self.done = anyio.Event()
+        self.error: MoonyardError | None = None
+
+
 class JobContainers:
     """Makes, hands out and removes the containers of one attempt."""
 
@@ -58,6 +68,7 @@ class JobContainers:
         self._blocks: dict[str, Container] = {}
         self._block_stages: dict[str, str] = {}
         self._making: dict[str, anyio.Lock] = {}
+        self._ahead: dict[str, Ahead] = {}
         self._to_remove: set[Container] = set()
 
     async def for_command(self, stage: StageDefinition, handle: str | None) -> Container:
@@ -75,6 +86,29 @@ class JobContainers:
                 )
             return container
         key = "" if stage.container is None else stage.name
+        if key and (ahead := self._ahead.get(key)) is not None:
+            await ahead.done.wait()
+            if ahead.error is not None:
+                del self._ahead[key]
+                raise ahead.error
+        return await self._kept_container(stage, key)
+
+    def prepare(self, stage: StageDefinition) -> None:
+        """Begin to make a stage's own container, if it has one, so that its first command need not wait for it."""
+        if stage.container is not None and stage.name not in self._ahead:
+            ahead = self._ahead[stage.name] = Ahead()
+            self._tasks.start_soon(self._make_ahead, stage, ahead)
+
+    async def _make_ahead(self, stage: StageDefinition, ahead: Ahead) -> None:
+        try:
+            with ahead.scope:
+                await self._kept_container(stage, stage.name)
+        except MoonyardError as error:
+            ahead.error = error  # the stage's to raise, if it ever needs the container
+        finally:
+            ahead.done.set()
+
+    async def _kept_container(self, stage: StageDefinition, key: str) -> Container:
         async with self._making.setdefault(key, anyio.Lock()):
             if key not in self._kept:
                 image = stage.container or self._engine.settings.default_image
@@ -105,6 +139,10 @@ class JobContainers:
             self._tasks.start_soon(self._remove, container)
 
     def end_stage(self, stage: str) -> None:
+        """Remove a stage's own container. One that nobody waited for and is still being made stays to the job's end."""
+        if (ahead := self._ahead.get(stage)) is not None and not ahead.done.is_set():
+            return
+        self._ahead.pop(stage, None)
         container = self._kept.pop(stage, None)
         if container is not None:
             self._tasks.start_soon(self._remove, container)
@@ -116,6 +154,10 @@ class JobContainers:
 
     async def remove_all(self) -> None:
         """Remove every container of the job that is still there, and wait for those under way."""
+        for ahead in self._ahead.values():
+            ahead.scope.cancel()
+        for ahead in self._ahead.values():
+            await ahead.done.wait()
         self._kept.clear()
         self._blocks.clear()
         self._block_stages.clear()

@@ -165,7 +165,11 @@ class Job:
         try:
             with anyio.move_on_after(seconds) as scope:
                 while waiting:
-                    await self._run_stage(waiting.pop(0), sandbox, facts, calls, context)
+                    stage = waiting.pop(0)
+                    # What images are needed next is known: this stage's, and while it runs the one after it.
+                    for coming in (stage, *waiting[:1]):
+                        context.containers.prepare(coming)
+                    await self._run_stage(stage, sandbox, facts, calls, context)
             if scope.cancelled_caught:
                 raise JobTimeout(  # noqa: TRY301  # all that ends a job early passes by the same place
                     f"job of pipeline `{definition.name}` ran longer than its timeout of {seconds:g} s"
