@@ -9,7 +9,7 @@ SAY := @printf '\n%s\n'
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format images bench lock setup setup-dev clean
+.PHONY: help demo test lint format images bench chaos lock setup setup-dev clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -44,6 +44,13 @@ images: setup ## build the stand-in images from Debian packages, and the map tha
 bench: images ## the benchmarks, in their short form; `python -m bench NAME` runs one in full
 	@$(BIN)/python -m bench process --quick
 	@$(BIN)/python -m bench pipeline --quick
+	@$(BIN)/python -m bench queue --quick
+	@$(BIN)/python -m bench submit --quick
+	@$(BIN)/python -m bench idle --quick
+	@$(BIN)/python -m bench logs --quick
+
+chaos: images setup-dev ## break everything at random for 20 minutes, then check every promise
+	@$(BIN)/python -m tests.chaos --seconds 1200 --json
 
 lock: ## write the lock files anew from pyproject.toml (needs uv)
 	@scripts/lock

@@ -14,6 +14,10 @@ from bench.report import Report, table
 BENCHMARKS: Final = {
     "process": "commands in containers, beside podman's own command line",
     "pipeline": "jobs from submit to done through a whole installation, beside gitlab-ci-local and Buildbot",
+    "queue": "claims and completions through a replica's own code, beside pgqueuer and procrastinate",
+    "submit": "submits over HTTP, one a request and many a request",
+    "idle": "runners that wait at one replica: what they cost, and how one is woken",
+    "logs": "a command's output through an installation into Postgres, beside the engine's own stream",
 }
 
 
@@ -28,7 +32,8 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few rounds and no peers that have to be installed")
     parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="bench: %(message)s", stream=sys.stderr)
+    logging.basicConfig(format="bench: %(message)s", stream=sys.stderr)
+    logging.getLogger("bench").setLevel(logging.INFO)  # what is measured says its warnings alone
     report: Report = importlib.import_module(f"bench.{arguments.name}").measure(quick=arguments.quick)
     sys.stdout.write(json.dumps(report) + "\n" if arguments.json else table(report))
     return 0

@@ -26,6 +26,8 @@ REPLICAS: Final = 2
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
     addresses: list[str]
     token: str
+    pid: int
+    """Of `moonyard up`, which started all the others."""
 
 
 @contextmanager
@@ -54,7 +56,7 @@ def running(capacity: int) -> Generator[Installation]:
             _wait_until_up(process, log)
             credentials = Credentials.of(state)
             assert credentials.token is not None, "`moonyard up` leaves the token that it made"
-            yield Installation(addresses=credentials.addresses, token=credentials.token)
+            yield Installation(addresses=credentials.addresses, token=credentials.token, pid=process.pid)
         finally:
             process.terminate()
             try:

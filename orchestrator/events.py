@@ -69,7 +69,8 @@ def parse(data: bytes, *, job: UUID, attempt: int, first_seq: int) -> Batch:
         raise _invalid(f"`first_seq` is {first_seq}, and events are numbered from 1")
     if not data.endswith(b"\n"):
         raise _invalid("a batch is one or more lines, and the last one ends with a newline too")
-    if _NUL.search(data):
+    # Looked for plainly first: the pattern takes ten times as long over a batch as all other checks together.
+    if b"\\u0000" in data and _NUL.search(data):
         raise _invalid("a text holds a NUL character (\\u0000), which Postgres cannot store")
     try:
         data.decode("utf-8")  # the decoder looks into no unknown field, and Postgres does

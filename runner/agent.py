@@ -153,6 +153,9 @@ class Agent:
                 self._start(assignment, jobs)
 
     def _start(self, assignment: Assignment, jobs: anyio.abc.TaskGroup) -> None:
+        if assignment.lease_seconds < self._lease_seconds:
+            # The heartbeat under way waits for longer than this lease may allow: the next one is due at once.
+            self._heartbeat.cancel()
         self._lease_seconds = assignment.lease_seconds
         stream = EventStream(
             job=assignment.job,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from bench import idle, logs, queue
 from bench.__main__ import BENCHMARKS
-from bench.report import percentile, report, table
+from bench.postgres import Cluster
+from bench.report import Report, percentile, report, table
+from tests import postgres
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -65,3 +69,75 @@ def test_an_unknown_benchmark_is_refused_with_those_that_exist():
     assert done.returncode == 2
     for name in BENCHMARKS:
         assert name in done.stderr
+
+
+FACTS = {"name", "quick", "cpus", "versions", "how", "notes"}
+
+
+def figures(result: Report) -> set[str]:
+    """Give the figures' names, having seen that the result can be printed, and that what is missing has a reason."""
+    printed = json.loads(json.dumps(result))
+    assert set(printed) >= FACTS
+    for figure in set(printed) - FACTS:
+        assert printed[figure] is not None or printed["notes"][figure]
+        assert printed[figure] is None or isinstance(printed[figure], int | float)
+    return set(printed) - FACTS
+
+
+def test_a_benchmark_prints_exactly_one_json_object():
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "submit", "--quick", "--json"],
+        cwd=CHECKOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    [line] = done.stdout.splitlines()
+    assert figures(json.loads(line)) == {"single_per_s", "batch_per_s"}
+
+
+def test_the_queue_is_measured_with_history_and_beside_a_transaction(postgres_cluster: postgres.Cluster):
+    plan = queue.Plan(
+        rounds=1,
+        lot=100,
+        lot_procrastinate=10,
+        finished=300,
+        queued=100,
+        pickup_seconds=0.3,
+        baseline_seconds=0.2,
+        transaction_seconds=0.4,
+        peers=False,
+    )
+    result = queue.measured(plan, Cluster(postgres_cluster.url()), quick=True)
+    assert figures(result) == {
+        "per_s",
+        "pgqueuer_per_s",
+        "procrastinate_per_s",
+        "ratio_pgqueuer",
+        "pickup_p50_ms",
+        "pickup_p99_ms",
+        "ratio_with_history",
+        "ratio_with_open_transaction",
+        "pgqueuer_ratio_with_open_transaction",
+    }
+    missing = {figure for figure in figures(result) if result[figure] is None}
+    assert missing == {figure for figure in figures(result) if "pgqueuer" in figure or "procrastinate" in figure}
+
+
+def test_of_runners_that_wait_one_is_woken_by_a_job(postgres_cluster: postgres.Cluster):
+    plan = idle.Plan(runners=20, idle_seconds=0.2, wakes=3)
+    result = idle.measured(plan, Cluster(postgres_cluster.url()), quick=True)
+    assert figures(result) == {"runners", "cpu_percent", "kib_per_runner", "wake_p50_ms"}
+    assert result["runners"] == 20
+
+
+def test_a_log_is_measured_to_its_end_and_line_by_line():
+    result = logs.measured(logs.Plan(rounds=1, blocks=2, ticks=5), quick=True)
+    assert figures(result) == {
+        "mb_per_s",
+        "raw_exec_mb_per_s",
+        "ratio",
+        "tail_p50_ms",
+        "tail_p99_ms",
+        "peak_rss_mb",
+    }

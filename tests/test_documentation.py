@@ -88,13 +88,15 @@ def test_every_error_code_is_documented_and_no_other():
         r'\braise\(\s*"([a-z_]+)"',
         r'\b\d{3}: "([a-z_]+)"',
         r'LOST: Final = "(\w+)"',
+        r"\brefuse\(\s*'([a-z_]+)'",
+        r"'code', '([a-z_]+)'",
     )
     folders = ("schema", "sandbox", "runner", "orchestrator", "cli", "plugins")
     sources = [
         source.read_text(encoding="utf-8")
         for folder in folders
         for source in (CHECKOUT / folder).rglob("*")
-        if source.suffix in {".py", ".lua"}
+        if source.suffix in {".py", ".lua", ".sql"}
     ]
     raised = {code for source in sources for pattern in patterns for code in re.findall(pattern, source)}
     rows = [line.split("|")[1] for line in page("errors.md").splitlines() if line.startswith("| `")]

@@ -28,12 +28,13 @@ return { name = "waiting", stages = { { name = "s", script = function()
   process.run({ command = "sh", args = { "-c", "echo started; until test -e go; do sleep 0.05; done; echo went" } })
 end } } }
 """
-RATE = 6.0
+RATE = 3.0
 """Submits a second in the rolling restart."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 async def installation(image_map: dict[str, str]) -> AsyncGenerator[Installation]:
+    """One for all tests: each leaves it whole."""
     assert image_map, "images are there"
     async with installations.running() as running:
         yield running
@@ -59,7 +60,7 @@ def test_the_balancers_configuration_is_one(tmp_path: Path) -> None:
     subprocess.run([*command, "-c"], check=True, capture_output=True)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 async def test_jobs_are_submitted_and_followed_through_the_balancer(installation: Installation) -> None:
     order = Order(key="a key", kind="command", count=20)
     inputs = [word for name, value in order.inputs.items() for word in ("--input", f"{name}={value}")]
@@ -71,7 +72,7 @@ async def test_jobs_are_submitted_and_followed_through_the_balancer(installation
     )
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 async def test_what_a_terminated_replica_had_under_way_goes_on_elsewhere(installation: Installation) -> None:
     replica = installation.replicas[0]
     async with Client.open([installation.users.address], installation.token) as client:
@@ -81,8 +82,8 @@ async def test_what_a_terminated_replica_had_under_way_goes_on_elsewhere(install
         arguments = ("logs", job.id, "-f", "--json", *both)
         async with started(*arguments, cwd=installation.folder, MOONYARD_TOKEN=installation.token) as following:
             await following.until(type="log", text="started")
-            # The follower asks this replica, and by chance the job's runner does. Both are let go at once: the job waits
-            # for what comes only afterwards.
+            # The follower asks this replica, and by chance the job's runner does. Both are let go at once, for the job
+            # waits for what comes only afterwards.
             await restarted(replica)
             [workspace] = [folder for runner in installation.runners for folder in runner.workspaces()]
             (workspace / "go").touch()
@@ -116,7 +117,7 @@ async def test_a_rolling_restart_under_load_loses_nothing_and_no_attempt(install
     assert figures.attempts_lost == 0
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 async def test_a_replica_without_its_database_is_passed_over_until_it_has_it_again(installation: Installation) -> None:
     database = installation.replicas[1].database
     database.refuse()
@@ -129,7 +130,7 @@ async def test_a_replica_without_its_database_is_passed_over_until_it_has_it_aga
     await until(lambda: balancer.is_up(installation.folder, 2))
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 async def test_an_upgrade_that_only_adds_runs_while_jobs_do(installation: Installation) -> None:
     """A newer version's migration adds a column; replicas of this one go on."""
     async with Client.open([installation.users.address], installation.token) as client:

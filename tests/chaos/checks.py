@@ -48,11 +48,13 @@ EXPLAINED: dict[str, frozenset[str]] = {
 
 JOBS = """
 SELECT id, number, state, attempt, losses, idempotency_key, finished_at, error FROM moonyard.jobs
+WHERE idempotency_key IS NOT NULL -- the load's own
 """
 ATTEMPTS = """
 SELECT attempt.job_id, attempt.number, attempt.state, attempt.started_at, attempt.finished_at, attempt.next_seq,
     attempt.runner_id, job.finished_at AS job_finished_at
 FROM moonyard.attempts AS attempt JOIN moonyard.jobs AS job ON job.id = attempt.job_id
+WHERE job.idempotency_key IS NOT NULL
 ORDER BY attempt.job_id, attempt.number
 """
 RECORDS = "SELECT job_id, lines FROM moonyard.event_batches ORDER BY job_id, attempt, next_seq"
@@ -174,7 +176,8 @@ class Check:
         attempts = await _rows(self._here.url, ATTEMPTS)
         records: dict[UUID, list[AnyEvent]] = {job: [] for job in jobs}
         for row in await _rows(self._here.url, RECORDS):
-            records[row["job_id"]] += [decode_line(line) for line in row["lines"].splitlines()]
+            if row["job_id"] in records:
+                records[row["job_id"]] += [decode_line(line) for line in row["lines"].splitlines()]
         self._check_jobs(jobs)
         self._check_attempts(attempts)
         for job, row in jobs.items():

@@ -266,6 +266,7 @@ async def running() -> AsyncGenerator[Installation]:
                 with anyio.fail_after(START_SECONDS):
                     await installation.start(tasks)
                 yield installation
+                await installation.stop()
             finally:
                 tasks.cancel_scope.cancel()
     finally:

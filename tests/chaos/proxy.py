@@ -138,16 +138,19 @@ class Proxy:
         except OSError:
             await _reset(client)
             return
-        with anyio.CancelScope() as link:
-            self._links.add(link)
-            caught: list[Trap] = []
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._ask, client, server, caught, link)
-                tasks.start_soon(self._answer, server, client, caught, link)
-        self._links.discard(link)
-        server.reset()
-        with anyio.CancelScope(shield=True):
-            await _reset(client)
+        link = anyio.CancelScope()
+        caught: list[Trap] = []
+        self._links.add(link)
+        try:
+            with link:
+                async with anyio.create_task_group() as tasks:
+                    tasks.start_soon(self._ask, client, server, caught, link)
+                    tasks.start_soon(self._answer, server, client, caught, link)
+        finally:
+            self._links.discard(link)
+            server.reset()
+            with anyio.CancelScope(shield=True):
+                await _reset(client)
 
     async def _ask(self, client: SocketStream, server: Server, caught: list[Trap], link: anyio.CancelScope) -> None:
         with suppress(*BROKEN):

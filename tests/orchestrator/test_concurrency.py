@@ -22,7 +22,7 @@ INPUTS = {
 
 
 async def push(installation: Installation, name: str = "deploy", **fields: Any) -> None:
-    chosen = {"group": "deploy-${ref}"} | fields
+    chosen: dict[str, Any] = {"group": "deploy-${ref}"} | fields
     stages = [StageDefinition(name="greet")]
     definition = PipelineDefinition(name=name, inputs=INPUTS, stages=stages, concurrency=Concurrency(**chosen))
     await installation.push(definition, f"-- {name} {fields}")

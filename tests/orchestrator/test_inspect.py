@@ -72,6 +72,12 @@ async def test_every_view_fits_a_terminal(installation: Installation):
         "TABLE inspect.stages",
         "TABLE inspect.commands",
         "TABLE inspect.runners",
+        "TABLE inspect.throughput",
+        "TABLE inspect.health",
+        "TABLE inspect.locks",
+        "TABLE inspect.schedules",
+        "TABLE inspect.audit",
+        "SELECT * FROM inspect.pipeline('hello')",
         "SELECT * FROM inspect.log('1')",
     ):
         printed = psql(installation.url, statement)

@@ -37,11 +37,43 @@ def test_up_down_and_up_again_gives_the_same_schema(empty_database: str):
     with psycopg.connect(empty_database) as connection:
         left = connection.execute(
             "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-            "WHERE n.nspname IN ('moonyard', 'inspect') AND c.relkind IN ('r', 'v', 'S')"
+            "WHERE n.nspname IN ('moonyard', 'inspect', 'control') AND c.relkind IN ('r', 'v', 'S')"
         ).fetchall()
     assert left == [("moonyard", "schema_version")]
     database.upgrade(empty_database)
     assert dump(empty_database) == first
+
+
+def test_jobs_of_the_version_before_are_what_they_were_after_an_upgrade(empty_database: str):
+    database.upgrade(empty_database, "0001")
+    with psycopg.connect(empty_database) as connection:
+        connection.execute(
+            """
+            INSERT INTO moonyard.pipelines (id, name) VALUES (gen_random_uuid(), 'build');
+            INSERT INTO moonyard.pipeline_versions (id, pipeline_id, sha256, filename, source, definition)
+            SELECT gen_random_uuid(), id, repeat('a', 64), 'build.lua', '', '{"name": "build", "stages": []}'
+            FROM moonyard.pipelines;
+            UPDATE moonyard.pipelines SET version_id = (SELECT id FROM moonyard.pipeline_versions);
+            INSERT INTO moonyard.jobs (id, pipeline_id, version_id, inputs, state, finished_at)
+            SELECT gen_random_uuid(), pipeline.id, version_id, '{}', state, CASE state WHEN 'failed' THEN now() END
+            FROM moonyard.pipelines AS pipeline CROSS JOIN unnest(ARRAY['queued', 'failed']) AS state;
+            """
+        )
+    database.upgrade(empty_database)
+    with psycopg.connect(empty_database) as connection:
+        jobs = connection.execute("SELECT state, priority, parked FROM moonyard.jobs ORDER BY number").fetchall()
+        assert jobs == [("queued", 0, None), ("failed", 0, None)]
+        # What the version before does to the tables goes on to work: its replicas are still there.
+        connection.execute(
+            "INSERT INTO moonyard.jobs (id, pipeline_id, version_id, inputs) "
+            "SELECT gen_random_uuid(), id, version_id, '{}' FROM moonyard.pipelines"
+        )
+        connection.execute("SELECT control.retry(2), control.submit('build')")
+        waiting = connection.execute("SELECT job FROM inspect.queue").fetchall()
+    assert waiting == [(1,), (2,), (3,), (4,)]
+    database.downgrade(empty_database, "0001")
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("SELECT count(*) FROM inspect.queue").fetchone() == (4,)
 
 
 def test_upgrading_twice_changes_nothing(empty_database: str):
@@ -75,10 +107,10 @@ def test_everything_that_people_read_has_a_comment(database_url: str):
         silent = connection.execute(
             """
             SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-            WHERE n.nspname = 'inspect' AND c.relkind = 'v' AND obj_description(c.oid) IS NULL
+            WHERE n.nspname IN ('inspect', 'moonyard') AND c.relkind = 'v' AND obj_description(c.oid) IS NULL
             UNION ALL
             SELECT p.proname FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-            WHERE n.nspname IN ('inspect', 'moonyard') AND obj_description(p.oid) IS NULL
+            WHERE n.nspname IN ('inspect', 'moonyard', 'control') AND obj_description(p.oid) IS NULL
             """
         ).fetchall()
     assert silent == []

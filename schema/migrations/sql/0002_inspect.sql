@@ -42,7 +42,10 @@ SELECT
         SELECT older.number FROM moonyard.jobs AS older WHERE older.created_at < now() - span.length
         ORDER BY older.number DESC LIMIT 1
     ), 0)) AS submitted,
-    done.*
+    done.succeeded, done.failed, done.cancelled, done.lost,
+    inspect.duration(make_interval(secs => done.waited)) AS waited_p50,
+    inspect.duration(make_interval(secs => done.took[1])) AS took_p50,
+    inspect.duration(make_interval(secs => done.took[2])) AS took_p95
 FROM (VALUES ('minute', interval '1 minute'), ('hour', interval '1 hour'), ('day', interval '1 day')) AS span (name, length)
 CROSS JOIN LATERAL (
     SELECT
@@ -50,15 +53,12 @@ CROSS JOIN LATERAL (
         count(*) FILTER (WHERE job.state = 'failed') AS failed,
         count(*) FILTER (WHERE job.state = 'cancelled') AS cancelled,
         count(*) FILTER (WHERE job.state = 'lost') AS lost,
-        inspect.duration(make_interval(secs => percentile_cont(0.5) WITHIN GROUP (
-            ORDER BY extract(epoch FROM job.started_at - greatest(job.created_at, job.not_before))
-        ))) AS waited_p50,
-        inspect.duration(make_interval(secs => percentile_cont(0.5) WITHIN GROUP (
-            ORDER BY extract(epoch FROM job.finished_at - job.started_at)
-        ))) AS took_p50,
-        inspect.duration(make_interval(secs => percentile_cont(0.95) WITHIN GROUP (
-            ORDER BY extract(epoch FROM job.finished_at - job.started_at)
-        ))) AS took_p95
+        percentile_cont(0.5) WITHIN GROUP (
+            ORDER BY extract(epoch FROM job.started_at - greatest(job.created_at, job.not_before))::double precision
+        ) AS waited,
+        percentile_cont(ARRAY[0.5, 0.95]) WITHIN GROUP (
+            ORDER BY extract(epoch FROM job.finished_at - job.started_at)::double precision
+        ) AS took
     FROM moonyard.jobs AS job WHERE job.finished_at >= now() - span.length
 ) AS done;
 COMMENT ON VIEW inspect.throughput IS 'Jobs of the last minute, hour and day: how many, how long they waited to start, how long they took.';

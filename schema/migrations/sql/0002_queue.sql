@@ -232,19 +232,24 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION moonyard.job_end_queued IS 'Ends a job that waits, with the last line of its record; says whether it did wait.';
 
--- A group's next jobs, as many as there are free slots. One at a time does it for a group. Nobody waits for the other:
--- a transaction that ends several jobs would lock groups in any order. What the one who holds the lock could not see is
--- found by jobs_release, a second later at most. The primary key of the slots holds the limit whatever happens.
-CREATE FUNCTION moonyard.group_promote(grouped text) RETURNS integer
+-- A group's next jobs, as many as there are free slots. One at a time does it for a group. Nobody waits for the other
+-- for long: a transaction that ends several jobs may lock groups in any order, so two of them would wait for ever. What
+-- the one who holds the lock could not see is found by jobs_release, a second later at most. The primary key of the
+-- slots holds the limit whatever happens.
+CREATE FUNCTION moonyard.group_promote(grouped text, patience integer DEFAULT 25) RETURNS integer
 LANGUAGE plpgsql AS $$
 DECLARE
     candidate record;
     free integer;
     promoted integer := 0;
 BEGIN
-    IF NOT pg_try_advisory_xact_lock(1836018030, hashtext(grouped)) THEN
-        RETURN 0;
-    END IF;
+    WHILE NOT pg_try_advisory_xact_lock(1836018030, hashtext(grouped)) LOOP
+        IF patience <= 0 THEN
+            RETURN 0;
+        END IF;
+        patience := patience - 1;
+        PERFORM pg_sleep(0.002);
+    END LOOP;
     FOR candidate IN
         SELECT id, concurrency_limit FROM moonyard.jobs
         WHERE state = 'queued' AND parked = 'group' AND concurrency_group = grouped
@@ -607,7 +612,14 @@ BEGIN
         )
         SELECT name FROM waiting WHERE name IS NOT NULL
     LOOP
-        released := released + moonyard.group_promote(item);
+        -- Most are full. Whoever ends a job of one is not to find the group locked by somebody who only looks.
+        CONTINUE WHEN (SELECT count(*) FROM moonyard.concurrency_slots WHERE concurrency_group = item) >= (
+            SELECT concurrency_limit FROM moonyard.jobs
+            WHERE state = 'queued' AND parked = 'group' AND concurrency_group = item
+            ORDER BY number - 1000 * priority
+            LIMIT 1
+        );
+        released := released + moonyard.group_promote(item, 0);
     END LOOP;
     RETURN released;
 END $$;
