@@ -29,7 +29,7 @@ def main() -> int:
         epilog="benchmarks:\n" + "\n".join(f"  {name:<10} {what}" for name, what in BENCHMARKS.items()),
     )
     parser.add_argument("name", choices=list(BENCHMARKS), metavar="NAME", help="which benchmark")
-    parser.add_argument("--quick", action="store_true", help="few rounds and no peers that have to be installed")
+    parser.add_argument("--quick", action="store_true", help="few rounds and few peers")
     parser.add_argument("--json", action="store_true", help="print exactly one JSON object")
     arguments = parser.parse_args()
     logging.basicConfig(format="bench: %(message)s", stream=sys.stderr)

@@ -29,7 +29,7 @@ FOLLOW_TRIES = 20
 """How often in a row a broken follow is taken up again before it is given up: about a minute and a half."""
 
 
-@click.command(short_help="Submit a job of a pipeline, and follow it; or many from a file.")
+@click.command(short_help="Submit a job of a pipeline, or many.")
 @click.argument("pipeline", required=False)
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the pipeline; may be repeated."

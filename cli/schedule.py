@@ -101,7 +101,7 @@ def delete(name: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
     _say(gone, f"schedule {name} is deleted", as_json=as_json)
 
 
-@schedule.command()
+@schedule.command(short_help="Let a schedule rest.")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("orchestrator")

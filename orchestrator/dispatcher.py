@@ -8,8 +8,8 @@ All claims that wait at one moment go into one statement, which locks as many qu
 passes over what another replica is locking, and commits. Only then is anybody answered. Slots are dealt round: every
 runner gets a first job before one gets a second.
 
-Runners with tags may have jobs that others may not, so those with the same tags share a statement; those with fewer go
-first, so that what anybody can run is left to the special ones only when nobody else is free.
+Runners with tags may have jobs that others may not, so those with the same tags share a statement, one kind of runner
+after the other.
 
 When a claim came back with less than it asked for, the queue is known to be empty for these tags, and new claims just
 wait. They are looked for again when somebody queued a job (on this replica directly, on others by NOTIFY), and once a
@@ -84,6 +84,7 @@ class Dispatcher:
         self._arrived = anyio.Event()
         self._empty_for: set[Tags] = set()
         """The tags with which the last claim found less than it asked for, and nobody queued a job since."""
+        self._served: Tags = ()
         self._mark = _MARK_NONE
         self._looked_from_start_at = 0.0
         self._draining = False
@@ -175,7 +176,10 @@ class Dispatcher:
         looking = [waiting for waiting in self._waiting if waiting.slots and waiting.tags not in self._empty_for]
         if not looking:
             return []
-        tags = min((waiting.tags for waiting in looking), key=lambda tags: (len(tags), tags))
+        kinds = sorted({waiting.tags for waiting in looking}, key=_rank)
+        # In turn, lest runners of one kind that come again and again keep another kind from ever being looked for.
+        tags = next((tags for tags in kinds if _rank(tags) > _rank(self._served)), kinds[0])
+        self._served = tags
         dealt: list[Waiting] = []
         left = {waiting: waiting.slots for waiting in looking if waiting.tags == tags}
         while left and len(dealt) < JOBS_MAXIMUM:
@@ -219,3 +223,7 @@ class Dispatcher:
             inputs=msgspec.json.decode(row["inputs"], type=dict[str, InputValue]),
             lease_seconds=self._lease_seconds,
         )
+
+
+def _rank(tags: Tags) -> tuple[int, Tags]:
+    return len(tags), tags

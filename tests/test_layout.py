@@ -81,7 +81,7 @@ def test_the_tests_and_scripts_are_imported_by_no_package():
 def test_what_stands_at_the_top_is_what_the_architecture_names():
     listed = subprocess.run(["git", "ls-files"], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout
     folders = {line.partition("/")[0] for line in listed.splitlines() if "/" in line}
-    assert folders - {".ci"} <= PACKAGES | {"tests", "docs", "examples", "scripts"}
+    assert folders - {".ci"} <= PACKAGES | {"tests", "docs", "examples", "scripts", "containers"}
 
 
 def test_every_package_says_what_it_is_for():

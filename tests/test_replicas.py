@@ -18,7 +18,7 @@ from schema.wire import Health, Job, JobSubmit, PipelinePush, PipelineVersion
 from tests.chaos import balancer
 from tests.chaos import installation as installations
 from tests.chaos.checks import Check, Watch
-from tests.chaos.installation import Installation, Replica
+from tests.chaos.installation import Installation, Replica, Runner
 from tests.chaos.load import Load
 from tests.chaos.pipelines import Order
 from tests.cli.command import SECONDS, moonyard, started
@@ -28,6 +28,8 @@ return { name = "waiting", stages = { { name = "s", script = function()
   process.run({ command = "sh", args = { "-c", "echo started; until test -e go; do sleep 0.05; done; echo went" } })
 end } } }
 """
+LEASE_SECONDS = 5.0
+"""Shorter than what a runner takes for granted until it is told, and no stall of a busy machine is as long."""
 RATE = 3.0
 """Submits a second in the rolling restart."""
 
@@ -36,7 +38,7 @@ RATE = 3.0
 async def installation(image_map: dict[str, str]) -> AsyncGenerator[Installation]:
     """One for all tests: each leaves it whole."""
     assert image_map, "images are there"
-    async with installations.running() as running:
+    async with installations.running(LEASE_SECONDS) as running:
         yield running
 
 
@@ -144,6 +146,47 @@ async def test_an_upgrade_that_only_adds_runs_while_jobs_do(installation: Instal
                 while (state := (await client.get(f"/v1/jobs/{job.id}", Job)).state) in {"queued", "running"}:  # noqa: ASYNC110
                     await anyio.sleep(0.05)
             assert state == "succeeded"
+
+
+@pytest.mark.timeout(240)
+async def test_a_lost_job_that_comes_back_to_its_own_runner_runs_there_again(installation: Installation) -> None:
+    [own, *others] = installation.runners
+
+    async def ask(*arguments: str) -> None:
+        address = ("--orchestrator", installation.users.address)
+        done = await moonyard(*arguments, *address, cwd=installation.folder, MOONYARD_TOKEN=installation.token)
+        assert done.code == 0, done.stderr
+
+    before = own.service.pid
+    for other in others:
+        await ask("runner", "drain", other.service.name)
+    async with Client.open([installation.users.address], installation.token) as client:
+        await client.post("/v1/pipelines", PipelineVersion, PipelinePush(filename="waiting.lua", source=WAITING))
+        job = await client.post("/v1/jobs", Job, JobSubmit(pipeline="waiting"))
+        await until(lambda: workspace_of(own, job, 1) is not None)
+        # Again and again, for a heartbeat that comes first renews it.
+        await until(lambda: let_first_lease_run_out(installation.url) or workspace_of(own, job, 2) is not None)
+        workspace = workspace_of(own, job, 2)
+        assert workspace is not None
+        (workspace / "go").touch()
+        with anyio.fail_after(SECONDS):
+            while (shown := await client.get(f"/v1/jobs/{job.id}", Job)).state == "running":  # noqa: ASYNC110
+                await anyio.sleep(0.05)
+    assert (shown.state, shown.attempt, own.service.pid) == ("succeeded", 2, before)
+    for other in others:
+        await ask("runner", "undrain", other.service.name)
+
+
+def workspace_of(runner: Runner, job: Job, attempt: int) -> Path | None:
+    return next((folder for folder in runner.workspaces() if folder.name == f"{job.id}-{attempt}"), None)
+
+
+def let_first_lease_run_out(url: str) -> None:
+    """Do what time would do to a first attempt, were its runner silent. A replica sees it a moment later."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "UPDATE moonyard.attempts SET lease_expires_at = now() WHERE state = 'running' AND number = 1"
+        )
 
 
 def _order(key: str) -> JobSubmit:

@@ -106,7 +106,8 @@ class Replica(msgspec.Struct, frozen=True):
 class Installation:
     """All parts. What is asked for a check goes straight to Postgres, and to nobody's proxy."""
 
-    def __init__(self, folder: Path, database: Database, url: str, token: str) -> None:
+    def __init__(self, folder: Path, database: Database, url: str, token: str, lease_seconds: float) -> None:
+        self._lease_seconds = lease_seconds
         self.folder = folder
         self.database = database
         self.url = url
@@ -179,7 +180,7 @@ class Installation:
         url = f"postgresql://{parts['user']}@127.0.0.1:{proxy.port}/{parts['dbname']}"
         service = Service(
             f"replica {index}",
-            argv("orchestrator", "--port", str(port), "--lease-seconds", str(LEASE_SECONDS)),
+            argv("orchestrator", "--port", str(port), "--lease-seconds", str(self._lease_seconds)),
             environment(MOONYARD_DATABASE_URL=url, PYTHONUNBUFFERED="1"),
             self.folder / f"replica-{index}.log",
         )
@@ -252,7 +253,7 @@ class Installation:
 
 
 @asynccontextmanager
-async def running() -> AsyncGenerator[Installation]:
+async def running(lease_seconds: float = LEASE_SECONDS) -> AsyncGenerator[Installation]:
     """Have an installation for the span of a block. Its logs stay where it says when the block fails."""
     folder = Path(tempfile.mkdtemp(prefix="moonyard-chaos-"))
     database = await anyio.to_thread.run_sync(lambda: Database(folder / "postgres"))
@@ -260,7 +261,7 @@ async def running() -> AsyncGenerator[Installation]:
         url = await anyio.to_thread.run_sync(database.create_migrated)
         made = await tokens.create_on_database(url, TokenCreate(kind="admin", name="chaos"))
         assert made.secret is not None
-        installation = Installation(folder, database, url, made.secret)
+        installation = Installation(folder, database, url, made.secret, lease_seconds)
         async with anyio.create_task_group() as tasks:
             try:
                 with anyio.fail_after(START_SECONDS):

@@ -65,7 +65,7 @@ def test_every_command_has_help_of_its_own(path: tuple[str, ...]):
 
 def test_help_of_a_command_is_shown_without_loading_the_server():
     shown = typed("submit", "-h", PYTHONPROFILEIMPORTTIME="1")
-    assert "Usage: moonyard submit [OPTIONS] PIPELINE" in shown.stdout
+    assert "Usage: moonyard submit [OPTIONS] [PIPELINE]" in shown.stdout
     loaded = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
     assert not {"litestar", "uvicorn", "lupa", "alembic"} & loaded
 

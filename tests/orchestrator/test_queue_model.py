@@ -81,7 +81,7 @@ class Queue(RuleBasedStateMachine):
     @rule(group=st.sampled_from([None, "a", "b"]), priority=st.sampled_from([0, 0, 5]), count=st.integers(1, 3))
     def submit(self, group: str | None, priority: int, count: int) -> None:
         pipeline, version = self.pipelines[group]
-        asked = [
+        asked: list[dict[str, Any]] = [
             {"place": place, "id": uuid7(), "pipeline_id": pipeline, "version_id": version, "inputs": {}}
             | {"priority": priority}
             for place in range(count)
