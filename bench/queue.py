@@ -46,6 +46,7 @@ RUNNERS: Final = 16
 CAPACITY: Final = 8
 """Jobs a runner holds at once: together about as many as a batch of pgqueuer's."""
 LOT_SECONDS_MAXIMUM: Final = 600.0
+UNLIMITED: Final = 1_000_000_000
 SUBMITTERS: Final = 16
 NAME: Final = "bench-queue"
 DEFINITION: Final = PipelineDefinition(
@@ -225,7 +226,10 @@ async def _beside_transaction(plan: Plan, cluster: Cluster, results: Results) ->
 
 
 class Fleet:
-    """Runners that wait at a replica and complete what they get at once. ``run`` has to run."""
+    """Runners that wait at a replica and complete what they get at once. ``run`` has to run.
+
+    They claim as many jobs as are asked for, whatever else is queued: when it is not their turn, they do nothing.
+    """
 
     def __init__(self, parts: Parts, runners: list[UUID]) -> None:
         self._parts = parts
@@ -233,6 +237,9 @@ class Fleet:
         self._completed = 0
         self._wanted = 0
         self._reached = anyio.Event()
+        self._allowed = 0
+        """How many more jobs may be claimed for."""
+        self._more_allowed = anyio.Event()
         self._arrivals: dict[int, float] = {}
         self._pickups: list[float] = []
 
@@ -243,9 +250,10 @@ class Fleet:
 
     async def work_off(self, lot: int) -> float:
         """Queue jobs, and give the seconds until all are claimed and completed."""
-        self._expect(lot)
         await self._parts.database.rows(QUEUE, lot)
+        self._expect(lot)
         started = time.perf_counter()
+        self._allow(lot)
         self._parts.notifications.queued()
         with anyio.fail_after(LOT_SECONDS_MAXIMUM):
             await self._reached.wait()
@@ -263,6 +271,7 @@ class Fleet:
     async def cycles_per_second(self, count: int) -> float:
         """Submit jobs as fast as it goes while they are worked off; give jobs per second."""
         self._expect(count)
+        self._allow(UNLIMITED)
         left = iter(range(count))
 
         async def submit_in_turn() -> None:
@@ -285,6 +294,7 @@ class Fleet:
         while (at := at + gaps.expovariate(per_second)) < seconds:
             due.append(at)
         self._expect(len(due))
+        self._allow(UNLIMITED)
         started = anyio.current_time()
         with anyio.fail_after(LOT_SECONDS_MAXIMUM):
             async with anyio.create_task_group() as tasks:
@@ -299,6 +309,12 @@ class Fleet:
         self._wanted = self._completed + count
         self._reached = anyio.Event()
 
+    def _allow(self, count: int) -> None:
+        self._allowed += count
+        if count:
+            self._more_allowed.set()
+            self._more_allowed = anyio.Event()
+
     async def _submit(self, arrival: int) -> None:
         if arrival:
             self._arrivals[arrival] = time.perf_counter()
@@ -310,12 +326,17 @@ class Fleet:
         while True:
             await slots.acquire()
             slots.release()
-            waiting = self._parts.dispatcher.enter(runner, slots.value)
+            while not self._allowed:
+                await self._more_allowed.wait()
+            wanted = min(slots.value, self._allowed)
+            self._allowed -= wanted
+            waiting = self._parts.dispatcher.enter(runner, wanted)
             assignments: list[Assignment] = []
             try:
                 await waiting.done.wait()
             finally:
                 assignments = await self._parts.dispatcher.leave(waiting)
+            self._allow(wanted - len(assignments))
             for assignment in assignments:
                 slots.acquire_nowait()
                 if arrived := self._arrivals.pop(int(assignment.inputs.get("arrival", 0)), None):
