@@ -57,6 +57,8 @@ JOIN moonyard.pipeline_versions AS version ON version.id = job.version_id
 LEFT JOIN moonyard.attempts AS attempt ON attempt.job_id = job.id AND attempt.number = job.attempt
 LEFT JOIN moonyard.runners AS runner ON runner.id = attempt.runner_id
 WHERE ($1::text IS NULL OR pipeline.name = $1) AND job.number < $2 AND job.state = 'queued'
+    -- Always so; it is the condition of the index that is for this list alone.
+    AND job.number > 0
 ORDER BY job.number DESC
 LIMIT $3
 """

@@ -175,4 +175,4 @@ async def test_hot_statements_use_their_indexes_among_many_finished_jobs(install
     assert "attempts_running" not in store
     assert "Seq Scan" not in store
     assert "Seq Scan" not in await plan(installation, events_sql.EVENTS_READ, f"'{job}'", "1", "1", "1000")
-    assert "jobs_queued" in await plan(installation, jobs_sql.JOBS_LIST_QUEUED, "NULL", "1000", "20")
+    assert "jobs_queued_listed" in await plan(installation, jobs_sql.JOBS_LIST_QUEUED, "NULL", "1000", "20")

@@ -192,3 +192,21 @@ async def test_claims_and_releases_use_their_indexes_whatever_is_parked(installa
     # Sixteen jobs for sixteen slots: none of the thirty thousand that are parked was looked at.
     [line] = [line for line in walked.splitlines() if "Index Scan using jobs_ready on jobs" in line]
     assert "rows=16.00 loops=1" in line or "rows=16 loops=1" in line
+
+
+async def test_a_backlog_that_the_statistics_do_not_know_of_is_claimed_in_one_short_walk(installation: Installation):
+    await installation.push()
+    await installation.fetch("INSERT INTO moonyard.runners (id, name) VALUES (gen_random_uuid(), 'one')")
+    fill = """
+        INSERT INTO moonyard.jobs (id, pipeline_id, version_id, inputs, state, finished_at)
+        SELECT gen_random_uuid(), id, version_id, '{}', %s
+        FROM moonyard.pipelines CROSS JOIN generate_series(1, 20000)
+        """
+    await installation.fetch(fill % "'succeeded', now()")
+    await installation.fetch("ANALYZE moonyard.jobs")
+    await installation.fetch(fill % "'queued', NULL")
+    [runner] = await installation.fetch("SELECT id FROM moonyard.runners")
+    given = ("0", "16", f"array_fill('{runner['id']}'::uuid, ARRAY[16])", "15.0", "'{}'")
+    walked = await plan(installation, sql.JOBS_CLAIM, *given, analyze=True)
+    [line] = [line for line in walked.splitlines() if "Index Scan using jobs_ready on jobs" in line]
+    assert "rows=16.00 loops=1" in line or "rows=16 loops=1" in line, walked

@@ -12,7 +12,8 @@ DROP FUNCTION
     moonyard.jobs_submit, moonyard.jobs_release, moonyard.jobs_time_out, moonyard.pipeline_of, moonyard.pause,
     moonyard.resume, moonyard.drain, moonyard.uuid7, moonyard.input_value, moonyard.resolve_inputs;
 DROP TABLE moonyard.schedules, moonyard.audit, moonyard.pauses, moonyard.concurrency_slots;
-DROP INDEX moonyard.jobs_finished;
+DROP INDEX moonyard.jobs_finished, moonyard.jobs_queued_listed;
+CREATE INDEX jobs_queued ON moonyard.jobs (number) WHERE state = 'queued';
 ALTER TABLE moonyard.jobs
     DROP COLUMN priority, DROP COLUMN parked, DROP COLUMN not_before, DROP COLUMN queue_timeout_seconds,
     DROP COLUMN queue_deadline, DROP COLUMN tag_set, DROP COLUMN concurrency_group, DROP COLUMN concurrency_limit,

@@ -54,6 +54,12 @@ COMMENT ON COLUMN moonyard.jobs.request_hash IS 'What was asked for under the id
 -- The index holds what a runner may have now, and nothing else. What has to wait for something is parked: it is looked
 -- at when that happens, and not by every claim. However many jobs are finished, delayed, paused or behind a full group,
 -- a claim is one short walk.
+--
+-- Listing what is queued has an index of its own. Its odd condition is always true, and says so to nobody but the list:
+-- were it one that a claim implies, a planner that knows of few queued jobs (statistics are mostly taken when there are
+-- none) would walk it and sort, and with a backlog each claim would read all of that.
+DROP INDEX moonyard.jobs_queued;
+CREATE INDEX jobs_queued_listed ON moonyard.jobs (number) WHERE state = 'queued' AND number > 0;
 CREATE INDEX jobs_ready ON moonyard.jobs ((number - 1000 * priority))
     WHERE state = 'queued' AND parked IS NULL AND tag_set IS NULL;
 CREATE INDEX jobs_ready_tagged ON moonyard.jobs (tag_set, (number - 1000 * priority))
