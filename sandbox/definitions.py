@@ -10,7 +10,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, get_args
 
 from sandbox import locations
-from sandbox.frames import Function
+from sandbox.frames import Function, lua_type
 from schema import times
 from schema.definition import (
     NAME_PATTERN,
@@ -94,7 +94,7 @@ class _Checker:
         if not isinstance(value, dict):
             self.problem(
                 (),
-                f"the file returns {_kind(value)}, and a pipeline is a table",
+                f"the file returns {lua_type(value)}, and a pipeline is a table",
                 'End the file with `return { name = "...", stages = { ... } }`.',
             )
             return None
@@ -161,7 +161,7 @@ class _Checker:
         if name is None:
             self.problem(path, f"the {of} has no `name`", f'Write `name = "..."` in the {of}\'s table.')
         elif not isinstance(name, str):
-            self.problem((*path, "name"), f"`name` of the {of} must be a string, got {_kind(name)}")
+            self.problem((*path, "name"), f"`name` of the {of} must be a string, got {lua_type(name)}")
         elif not NAME_PATTERN.fullmatch(name):
             self.problem(
                 (*path, "name"),
@@ -173,7 +173,7 @@ class _Checker:
 
     def _text(self, path: locations.Path, value: object) -> str | None:
         if value is not None and not isinstance(value, str):
-            self.problem(path, f"`{path[-1]}` must be a string, got {_kind(value)}")
+            self.problem(path, f"`{path[-1]}` must be a string, got {lua_type(value)}")
             return None
         return value
 
@@ -211,7 +211,7 @@ class _Checker:
             self.problem(
                 ("tags",),
                 f"`tags` must be a list of up to {TAGS_MAXIMUM} tags of runners, got "
-                + (_kind(value) if entries is None else str(len(entries))),
+                + (lua_type(value) if entries is None else str(len(entries))),
                 'Write `tags = { "gpu" }`.',
             )
             return []
@@ -251,7 +251,8 @@ class _Checker:
             return None
         if not isinstance(value, str) or not 0 < len(value) <= GROUP_LENGTH_MAXIMUM or not value.isprintable():
             self.problem(
-                path, f"`group` must be a name of up to {GROUP_LENGTH_MAXIMUM} printable characters, got {_kind(value)}"
+                path,
+                f"`group` must be a name of up to {GROUP_LENGTH_MAXIMUM} printable characters, got {lua_type(value)}",
             )
             return None
         for placeholder in _PLACEHOLDER.finditer(value):
@@ -269,14 +270,16 @@ class _Checker:
         entries = [] if value is None else _list(value)
         if entries is None:
             self.problem(
-                ("plugins",), f"`plugins` must be a list of names, got {_kind(value)}", 'Write `plugins = { "git" }`.'
+                ("plugins",),
+                f"`plugins` must be a list of names, got {lua_type(value)}",
+                'Write `plugins = { "git" }`.',
             )
             return []
         names: list[str] = []
         for index, name in enumerate(entries, 1):
             path = ("plugins", index)
             if not isinstance(name, str):
-                self.problem(path, f"`plugins[{index}]` must be a plugin's name, got {_kind(name)}")
+                self.problem(path, f"`plugins[{index}]` must be a plugin's name, got {lua_type(name)}")
             elif name not in self._known_plugins:
                 near = difflib.get_close_matches(name, self._known_plugins, n=1)
                 self.problem(
@@ -297,7 +300,7 @@ class _Checker:
         if not isinstance(value, dict):
             self.problem(
                 ("inputs",),
-                f"`inputs` must be a table of inputs by name, got {_kind(value)}",
+                f"`inputs` must be a table of inputs by name, got {lua_type(value)}",
                 'Write `inputs = { ref = { type = "string", default = "main" } }`.',
             )
             return {}
@@ -309,7 +312,7 @@ class _Checker:
             elif not isinstance(declared, dict):
                 self.problem(
                     ("inputs", name),
-                    f"input `{name}` must be a table, got {_kind(declared)}",
+                    f"input `{name}` must be a table, got {lua_type(declared)}",
                     f'Write `{name} = {{ type = "string", default = ... }}`.',
                 )
             else:
@@ -343,7 +346,7 @@ class _Checker:
     def _choices(self, path: locations.Path, name: str, kind: InputType, value: object) -> list[InputValue] | None:
         entries = _list(value)
         if not entries:
-            self.problem(path, f"`choices` of input `{name}` must be a list of values, got {_kind(value)}")
+            self.problem(path, f"`choices` of input `{name}` must be a list of values, got {lua_type(value)}")
             return None
         checked = [self._input_value(path, name, kind, entry) for entry in entries]
         return [entry for entry in checked if entry is not None]
@@ -363,7 +366,7 @@ class _Checker:
                 ("stages",),
                 "the pipeline has no stages"
                 if value is None or value == {}
-                else f"`stages` must be a list, got {_kind(value)}",
+                else f"`stages` must be a list, got {lua_type(value)}",
                 'Write `stages = { { name = "build", script = function() ... end } }`.',
             )
             return []
@@ -376,7 +379,7 @@ class _Checker:
     def _stage(self, index: int, value: object) -> StageDefinition | None:
         path: locations.Path = ("stages", index)
         if not isinstance(value, dict):
-            self.problem(path, f"`stages[{index}]` must be a table, got {_kind(value)}")
+            self.problem(path, f"`stages[{index}]` must be a table, got {lua_type(value)}")
             return None
         table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]  # keys are looked at below
         self._unknown_fields(path, table, STAGE_FIELDS, "stage")
@@ -388,7 +391,7 @@ class _Checker:
                 path, f"{label} has no `script`", "Write `script = function(job) ... end` in the stage's table."
             )
         elif not isinstance(script, Function):
-            self.problem((*path, "script"), f"`script` of {label} must be a function, got {_kind(script)}")
+            self.problem((*path, "script"), f"`script` of {label} must be a function, got {lua_type(script)}")
         retries, retry_delay, retry_backoff = self._retries((*path, "retries"), label, table.get("retries"))
         line = locations.line_of(self._lines, path) if path in self._lines else None
         return StageDefinition(
@@ -406,7 +409,7 @@ class _Checker:
         if value is None:
             return None
         if not isinstance(value, str):
-            self.problem(path, f"`container` of {label} must be an image's name, got {_kind(value)}")
+            self.problem(path, f"`container` of {label} must be an image's name, got {lua_type(value)}")
         elif not value or len(value) > IMAGE_LENGTH_MAXIMUM or any(c.isspace() or not c.isprintable() for c in value):
             self.problem(path, f"`container` of {label} is no image's name: {_shown(value)}")
         else:
@@ -418,7 +421,7 @@ class _Checker:
         if entries is None or not all(isinstance(entry, str) for entry in entries):
             self.problem(
                 path,
-                f"`needs` of {label} must be a list of stages' names, got {_kind(value)}",
+                f"`needs` of {label} must be a list of stages' names, got {lua_type(value)}",
                 'Write `needs = { "build" }`.',
             )
             return []
@@ -477,23 +480,5 @@ def _list(value: object) -> list[object] | None:
     return list(value) if isinstance(value, list) else None  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
-def _kind(value: object) -> str:
-    match value:
-        case None:
-            return "nil"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str() | bytes():
-            return "a string"
-        case Function():
-            return "a function"
-        case list():
-            return "a list"
-        case _:
-            return "a table"
-
-
 def _shown(value: object) -> str:
-    return f"`{value}`" if isinstance(value, str | int | float) else _kind(value)
+    return f"`{value}`" if isinstance(value, str | int | float) else lua_type(value)

@@ -27,6 +27,25 @@ class Function(msgspec.Struct, frozen=True):
     line: int
 
 
+def lua_type(value: object) -> str:
+    """Name a plain value's type as Lua users know it, for messages."""
+    match value:
+        case None:
+            return "nil"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str() | bytes():
+            return "a string"
+        case Function():
+            return "a function"
+        case list():
+            return "a list"
+        case _:
+            return "a table"
+
+
 class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="ready"):
     """The first frame of a Lua process: which walls stand around it."""
 

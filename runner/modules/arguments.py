@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from sandbox.process import Value
+from sandbox.frames import Value, lua_type
 from schema.errors import MoonyardError
 
 Arguments = TypeVar("Arguments", bound=msgspec.Struct)
@@ -140,23 +140,6 @@ def _escaped(value: Value) -> Value:
             }
         case _:
             return value
-
-
-def lua_type(value: object) -> str:
-    """Name a value's type as Lua users know it."""
-    match value:
-        case None:
-            return "nil"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str() | bytes():
-            return "a string"
-        case list():
-            return "a list"
-        case _:
-            return "a table"
 
 
 def _takes_list(kind: object) -> bool:

@@ -12,8 +12,8 @@ import msgspec
 
 from runner.engine.container import ContainerSpec
 from runner.job_context import Call, JobContext
-from runner.modules.arguments import ArgumentInvalid, choice, environment, lua_type, parse, text, word
-from sandbox.process import Value
+from runner.modules.arguments import ArgumentInvalid, choice, environment, parse, text, word
+from sandbox.frames import Value, lua_type
 
 RUN: Final = "container.run"
 NETWORKS: Final = ("bridge", "none")

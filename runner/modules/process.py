@@ -12,8 +12,8 @@ from runner.engine.exec import Command, CommandResult
 from runner.event_stream import EventStream
 from runner.job_context import Call, JobContext
 from runner.lines import LineSplitter
-from runner.modules.arguments import ArgumentInvalid, choice, data, environment, lua_type, parse, text, word
-from sandbox.process import Value
+from runner.modules.arguments import ArgumentInvalid, choice, data, environment, parse, text, word
+from sandbox.frames import Value, lua_type
 from schema import times
 from schema.errors import ErrorInfo, MoonyardError
 from schema.states import LOG_LEVELS, Level
