@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
@@ -44,11 +45,11 @@ def parse(call: str, kind: type[Arguments], value: Value) -> Arguments:
 
     :raises ArgumentInvalid: naming the call, the argument, what was given and what is accepted.
     """
-    names = [field.encode_name for field in msgspec.structs.fields(kind)]
+    names = _takes_list_by_name(kind)
     if value == []:
         value = {}
     if not isinstance(value, dict):
-        example = names[0]
+        example = next(iter(names))
         raise ArgumentInvalid(
             f"{call} takes one table of named arguments, got {lua_type(value)}",
             hint=f"Write {call}({{ {example} = ... }}).",
@@ -61,8 +62,7 @@ def parse(call: str, kind: type[Arguments], value: Value) -> Arguments:
                 + (f"; did you mean `{near[0]}`?" if near else "")
                 + f" (accepted: {', '.join(names)})"
             )
-    lists = {field.encode_name for field in msgspec.structs.fields(kind) if _takes_list(field.type)}
-    given = {str(name): [] if item == {} and name in lists else _escaped(item) for name, item in value.items()}
+    given = {str(name): [] if item == {} and names[name] else _escaped(item) for name, item in value.items()}
     try:
         return msgspec.convert(given, kind, strict=True)
     except msgspec.ValidationError as error:
@@ -142,8 +142,10 @@ def _escaped(value: Value) -> Value:
             return value
 
 
-def _takes_list(kind: object) -> bool:
-    return "list[" in str(kind)
+@functools.cache
+def _takes_list_by_name(kind: type[msgspec.Struct]) -> Mapping[str, bool]:
+    """Tell of each argument whether it takes a list. Remembered, for each look evaluates all annotations anew."""
+    return {field.encode_name: "list[" in str(field.type) for field in msgspec.structs.fields(kind)}
 
 
 def _in_user_words(message: str, given: dict[str, Value]) -> str:
