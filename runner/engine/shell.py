@@ -5,7 +5,8 @@ everything in it is built in. A command runs in a subshell that becomes the comm
 pipes of its own; the server's own pipes are closed in it.
 
 A server reports lines on its status pipe: ``ready`` once, then for command ``7`` at most one of ``7 cwd REASON``,
-``7 not-found``, ``7 not-executable`` and ``7 not-started``, and always ``7 end CODE``.
+``7 not-found``, ``7 not-executable`` and ``7 not-started``, and always ``7 end CODE``: once it has read the request to
+its end, for the next one is written into the same file as soon as that line is seen.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ if (PATH=/moonyard; command -v ls); then moonyard_applets=1; fi
 moonyard_report ready
 while read -r moonyard_number <&3; do
   . "$1/request"
+  moonyard_report "$moonyard_number" end "$?"
 done
 """
 
@@ -88,6 +90,5 @@ def request(number: int, folder: str, argv: list[str], env: dict[str, str], cwd:
         f"set -- {words}\n"
         'if [ -n "$moonyard_applets" ]; then shift; set -- "$moonyard_file" "$@"; fi\n'
         'exec "$@" 4>&-)\n'
-        f"moonyard_report {number} end $?\n"
     )
     return text.encode("utf-8", errors="surrogateescape")
