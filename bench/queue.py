@@ -355,7 +355,7 @@ class Fleet:
             state="succeeded",
         )
         batch = events.parse(encode_line(event), job=job, attempt=attempt, first_seq=1)
-        await events.store(self._parts.database, self._parts.notifications, runner, job, attempt, batch)
+        await self._parts.record.store(runner, job, attempt, batch)
         slots.release()
         self._completed += 1
         if self._completed == self._wanted:

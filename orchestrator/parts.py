@@ -14,6 +14,7 @@ from orchestrator.database import Database
 from orchestrator.dispatcher import Dispatcher
 from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
+from orchestrator.record import Record
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.versions import Versions
 
@@ -27,6 +28,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     authentication: Authentication
     versions: Versions
     dispatcher: Dispatcher
+    record: Record
     checker: Checker
     metrics: Metrics
     draining: anyio.Event

@@ -16,15 +16,21 @@ from uuid import UUID
 
 import msgspec
 
-from orchestrator import events
 from orchestrator.database import Database
 from orchestrator.events import Batch
 from orchestrator.notifications import Notifications
+from orchestrator.record import Record
 from orchestrator.sql import claims as sql
 
 
 async def end_failed(
-    database: Database, notifications: Notifications, runner: UUID, job: UUID, attempt: int, batch: Batch
+    database: Database,
+    notifications: Notifications,
+    record: Record,
+    runner: UUID,
+    job: UUID,
+    attempt: int,
+    batch: Batch,
 ) -> bool:
     """Take a batch that ends an attempt as failed, where the job is to be tried again; say whether that was so.
 
@@ -33,11 +39,9 @@ async def end_failed(
     """
     final = batch.final
     assert final is not None, "a batch that ends an attempt has its final event"
-    if batch.first_seq < final.seq:
-        start = batch.data.rindex(b"\n", 0, -1) + 1
-        before = Batch(batch.first_seq, batch.data[:start], batch.events[:-1])
-        if await events.store(database, notifications, runner, job, attempt, before) != final.seq:
-            return False
+    before = batch.without_last()
+    if before is not None and await record.store(runner, job, attempt, before) != final.seq:
+        return False
     error = None if final.error is None else msgspec.json.encode(final.error).decode()
     is_queued: bool = await database.value(sql.ATTEMPT_RETRY, job, attempt, runner, final.seq, error)
     if is_queued:

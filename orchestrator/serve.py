@@ -18,7 +18,7 @@ import anyio.abc
 import anyio.to_thread
 import uvicorn
 
-from orchestrator import app, maintenance
+from orchestrator import app, maintenance, requests
 from orchestrator.authentication import Authentication
 from orchestrator.checking import Checker
 from orchestrator.database import Database
@@ -26,6 +26,7 @@ from orchestrator.dispatcher import Dispatcher
 from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
 from orchestrator.parts import Parts
+from orchestrator.record import Record
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.versions import Versions
 from schema import database as schema_database
@@ -105,6 +106,7 @@ async def _parts(settings: OrchestratorSettings, database: Database, checker: Ch
         authentication=Authentication(database),
         versions=versions,
         dispatcher=dispatcher,
+        record=Record(database, notifications),
         metrics=Metrics(lambda: dispatcher.waiting_count),
         checker=checker,
         draining=anyio.Event(),
@@ -113,6 +115,7 @@ async def _parts(settings: OrchestratorSettings, database: Database, checker: Ch
         tasks.start_soon(notifications.listen_for_ever, name="listen")
         tasks.start_soon(notifications.send_for_ever, name="notify")
         tasks.start_soon(parts.dispatcher.run, name="dispatch")
+        tasks.start_soon(parts.record.run, name="record")
         tasks.start_soon(maintenance.run, parts, name="maintain")
         yield parts
         tasks.cancel_scope.cancel()
@@ -120,7 +123,7 @@ async def _parts(settings: OrchestratorSettings, database: Database, checker: Ch
 
 def _config(parts: Parts, settings: OrchestratorSettings) -> uvicorn.Config:
     return uvicorn.Config(
-        parts.metrics.watch(app.create(parts)),
+        requests.watch(app.create(parts), parts.metrics),
         http="httptools",
         ws="none",
         lifespan="off",

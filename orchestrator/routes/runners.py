@@ -12,7 +12,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
 
-from orchestrator import artifacts, events, jobs, leases, parts, retries, tokens
+from orchestrator import artifacts, events, jobs, leases, losses, parts, retries, tokens
 from orchestrator.access import REGISTRATION, RUNNER
 from orchestrator.notifications import Listener
 from orchestrator.parts import Parts
@@ -139,10 +139,18 @@ async def events_add(
     batch = events.parse(await request.body(), job=job_id, attempt=attempt, first_seq=first_seq)
     final = batch.final
     if final is not None and final.state == "failed":
-        is_queued = await retries.end_failed(here.database, here.notifications, runner, job_id, attempt, batch)
+        is_queued = await retries.end_failed(
+            here.database, here.notifications, here.record, runner, job_id, attempt, batch
+        )
         if is_queued:
             return EventsAccepted(next_seq=batch.next_seq)
-    next_seq = await events.store(here.database, here.notifications, runner, job_id, attempt, batch)
+    if final is not None and final.state == "lost":
+        maximum = here.settings.losses_maximum
+        next_seq = await losses.end_lost(
+            here.database, here.notifications, here.record, runner, job_id, attempt, batch, losses_maximum=maximum
+        )
+    else:
+        next_seq = await here.record.store(runner, job_id, attempt, batch)
     return EventsAccepted(next_seq=next_seq)
 
 

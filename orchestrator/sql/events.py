@@ -4,34 +4,61 @@ from __future__ import annotations
 
 from typing import Final
 
-# $1 job, $2 attempt, $3 runner, $4 first seq, $5 next seq, $6 final state or NULL, $7 bytes, $8 lines, $9 stages,
-# $10 commands, $11 error, $12 the job's number where the batch names it
+# Batches of different attempts, one an index of the arrays, in order of their jobs' ids: $1 jobs, $2 attempts,
+# $3 runners, $4 first seqs, $5 next seqs, $6 final states or NULL, $7 bytes, $8 lines, $9 the final events' errors,
+# $10 the jobs' numbers where a batch names them; for all of them together: $11 stages, $12 commands. It gives the jobs
+# whose batches were stored.
 #
-# One statement: the batch and all that it means are there, or nothing is. `held` is the fence: no other part does
+# One statement: a batch and all that it means are there, or nothing of it is. `ours` is the fence: no other part does
 # anything unless this runner holds this attempt, unfinished, and the batch is the next one. It goes by primary key and
 # asks for `finished_at`, not `state`, lest the planner walk the index of running attempts with its many dead entries.
-EVENTS_STORE: Final = """
-WITH held AS (
-    UPDATE moonyard.attempts
-    SET next_seq = $5, state = coalesce($6::text, state),
-        finished_at = CASE WHEN $6::text IS NULL THEN NULL ELSE now() END
-    WHERE job_id = $1 AND number = $2 AND runner_id = $3 AND next_seq = $4 AND finished_at IS NULL
-        AND ($12::bigint IS NULL OR EXISTS (SELECT FROM moonyard.jobs WHERE id = $1 AND number = $12))
-    RETURNING job_id
+# What somebody else has locked is passed over, and tried again by itself: one row that an operator holds in an open
+# transaction keeps nobody waiting but its own runner.
+_EVENTS_STORE: Final = """
+WITH told AS MATERIALIZED (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::integer[], $3::uuid[], $4::bigint[], $5::bigint[], $6::text[], $7::integer[], $8::text[],
+        $9::text[], $10::bigint[]
+    ) AS told (
+        job_id, attempt, runner_id, first_seq, next_seq, state, size_bytes, lines, error, number
+    )
+),
+ours AS MATERIALIZED (
+    SELECT told.* FROM told
+    JOIN moonyard.attempts AS attempt ON attempt.job_id = told.job_id AND attempt.number = told.attempt
+    WHERE attempt.runner_id = told.runner_id AND attempt.next_seq = told.first_seq AND attempt.finished_at IS NULL
+    FOR UPDATE OF attempt {patience}
+),
+ending AS MATERIALIZED (
+    SELECT job.id, job.attempt FROM ours JOIN moonyard.jobs AS job ON job.id = ours.job_id
+    WHERE ours.state IS NOT NULL
+    FOR UPDATE OF job {patience}
+),
+held AS MATERIALIZED (
+    SELECT ours.* FROM ours LEFT JOIN ending ON ending.id = ours.job_id
+    WHERE (ours.state IS NULL OR ending.id IS NOT NULL)
+        AND (ours.number IS NULL OR EXISTS (SELECT FROM moonyard.jobs WHERE id = job_id AND number = ours.number))
+),
+advanced AS (
+    UPDATE moonyard.attempts AS attempt
+    SET next_seq = held.next_seq, state = coalesce(held.state, attempt.state),
+        finished_at = CASE WHEN held.state IS NOT NULL THEN now() END
+    FROM held WHERE attempt.job_id = held.job_id AND attempt.number = held.attempt
 ),
 stored AS (
     INSERT INTO moonyard.event_batches (job_id, attempt, first_seq, next_seq, size_bytes, lines)
-    SELECT job_id, $2, $4, $5, $7, $8 FROM held
+    SELECT job_id, attempt, first_seq, next_seq, size_bytes, lines FROM held
 ),
 staged AS (
     INSERT INTO moonyard.stages AS stage
         (job_id, attempt, name, state, container, started_at, finished_at, error, first_seq)
-    SELECT held.job_id, $2, told.name, told.state, told.container, told.started_at, told.finished_at, told.error,
-        told.first_seq
-    FROM held CROSS JOIN jsonb_to_recordset($9::jsonb) AS told (
-        name text, state text, container text, started_at timestamptz, finished_at timestamptz, error jsonb,
-        first_seq bigint
+    SELECT held.job_id, held.attempt, stage.name, stage.state, stage.container, stage.started_at, stage.finished_at,
+        stage.error, stage.first_seq
+    FROM jsonb_to_recordset($11::jsonb) AS stage (
+        job_id uuid, name text, state text, container text, started_at timestamptz, finished_at timestamptz,
+        error jsonb, first_seq bigint
     )
+    JOIN held ON held.job_id = stage.job_id
     ON CONFLICT (job_id, attempt, name) DO UPDATE SET
         state = excluded.state, container = coalesce(excluded.container, stage.container),
         started_at = coalesce(excluded.started_at, stage.started_at), finished_at = excluded.finished_at,
@@ -40,19 +67,22 @@ staged AS (
 commanded AS (
     INSERT INTO moonyard.commands
         (job_id, attempt, seq, stage, argv, container, code, duration_seconds, finished_at, error)
-    SELECT held.job_id, $2, told.seq, told.stage, told.argv, told.container, told.code, told.duration, told.at,
-        told.error
-    FROM held CROSS JOIN jsonb_to_recordset($10::jsonb) AS told (
-        seq bigint, stage text, argv text[], container text, code integer, duration double precision, at timestamptz,
-        error jsonb
+    SELECT held.job_id, held.attempt, ran.seq, ran.stage, ran.argv, ran.container, ran.code, ran.duration, ran.at,
+        ran.error
+    FROM jsonb_to_recordset($12::jsonb) AS ran (
+        job_id uuid, seq bigint, stage text, argv text[], container text, code integer, duration double precision,
+        at timestamptz, error jsonb
     )
+    JOIN held ON held.job_id = ran.job_id
 ),
 ended AS (
-    UPDATE moonyard.jobs AS job SET state = $6::text, finished_at = now(), error = $11::jsonb
-    FROM held WHERE job.id = held.job_id AND job.attempt = $2 AND $6::text IS NOT NULL
+    UPDATE moonyard.jobs AS job SET state = held.state, finished_at = now(), error = held.error::jsonb
+    FROM held WHERE job.id = held.job_id AND job.attempt = held.attempt AND held.state IS NOT NULL
 )
-SELECT count(*) FROM held
+SELECT job_id FROM held
 """
+EVENTS_STORE: Final = _EVENTS_STORE.format(patience="SKIP LOCKED")
+EVENTS_STORE_PATIENTLY: Final = _EVENTS_STORE.format(patience="")
 
 # Where the fast way found nothing to do: why.
 ATTEMPT_LOOK: Final = """

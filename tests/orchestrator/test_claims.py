@@ -168,8 +168,9 @@ async def test_hot_statements_use_their_indexes_among_many_finished_jobs(install
     assert "Seq Scan on jobs" not in renew
     expired = await plan(installation, sql.LEASES_EXPIRED)
     assert "attempts_running" in expired
-    values = (f"'{job}'", "1", f"'{runner}'", "1", "2", "NULL", "9", "'line'", "'[]'", "'[]'", "NULL", "NULL")
-    store = await plan(installation, events_sql.EVENTS_STORE, *values)
+    batch = (f"'{job}'::uuid", "1", f"'{runner}'::uuid", "1", "2", "'succeeded'::text", "9", "'line'::text", "NULL::text", "1")
+    arrays = [f"array_fill({value}, ARRAY[200])" for value in batch]
+    store = await plan(installation, events_sql.EVENTS_STORE, *arrays, "'[]'", "'[]'")
     # The fence goes by primary key: the index of running attempts is full of dead entries when it matters.
     assert "attempts_pkey" in store
     assert "attempts_running" not in store

@@ -120,9 +120,9 @@ class Queue(RuleBasedStateMachine):
                 self.states[held.job] = "queued"
                 return
         line = '{"type":"job"}\n'
-        values = (held.job, held.attempt, held.runner, 1, 2, state, len(line), line, "[]", "[]", None, None)
-        [[stored]] = self.ask(events.EVENTS_STORE, *values)
-        assert stored == (1 if is_live else 0)
+        batch = (held.job, held.attempt, held.runner, 1, 2, state, len(line), line, None, None)
+        stored = self.ask(events.EVENTS_STORE, *([value] for value in batch), "[]", "[]")
+        assert stored == ([(held.job,)] if is_live else [])
         if is_live:
             self.states[held.job] = state
 

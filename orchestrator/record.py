@@ -1,0 +1,157 @@
+"""Stores the events that runners send, once, and applies what they mean.
+
+A batch says the ``seq`` of its first event. What is stored already is passed over, so a batch may come as often as its
+sender is unsure; what would leave a gap is refused. Storing the lines and applying them (stages, commands, the job's
+end) is one statement for the batches of many runners, and each is acknowledged after its commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from orchestrator.database import Database
+from orchestrator.events import Batch, gap, gone, invalid, unknown_attempt
+from orchestrator.gathering import Gatherer
+from orchestrator.notifications import Notifications
+from orchestrator.problems import Conflict
+from orchestrator.sql import events as sql
+from schema.events import CommandEvent, StageEvent
+
+STATEMENT_BYTES_MAXIMUM: Final = 1024 * 1024
+_TRIES: Final = 5
+
+
+class _Told(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch and whose it is."""
+
+    runner: UUID
+    job: UUID
+    attempt: int
+    batch: Batch
+
+
+class Record:
+    """What runners told of their attempts. ``run`` has to run."""
+
+    def __init__(self, database: Database, notifications: Notifications) -> None:
+        self._database = database
+        self._notifications = notifications
+        self._gatherer = Gatherer(self._store_all, size_maximum=STATEMENT_BYTES_MAXIMUM)
+
+    async def run(self) -> None:
+        """Store, until cancelled."""
+        await self._gatherer.run()
+
+    async def store(self, runner: UUID, job: UUID, attempt: int, batch: Batch) -> int:
+        """Store and apply a batch; give the ``seq`` below which all is stored.
+
+        :raises Conflict: when the attempt is not, or no longer, this runner's, or events before the batch are missing.
+        """
+        for number in range(_TRIES):
+            told = _Told(runner=runner, job=job, attempt=attempt, batch=batch)
+            if number:
+                # It was passed over, maybe for a row that somebody holds: it waits for that one by itself.
+                is_stored = job in await self._store(sql.EVENTS_STORE_PATIENTLY, [told])
+            else:
+                is_stored = await self._gatherer.ask(told, len(batch.data))
+            if is_stored:
+                self._notifications.job_told(job)
+                return batch.next_seq
+            next_seq = await self._stored(told)
+            if next_seq >= batch.next_seq:
+                return next_seq
+            if next_seq > batch.first_seq:
+                batch = batch.since(next_seq)
+        raise Conflict(
+            f"the events of job {job} attempt {attempt} are being sent twice at the same moment", code="busy"
+        )
+
+    async def _store_all(self, asked: Sequence[_Told]) -> Sequence[bool]:
+        # Of two that speak of one job, one is passed over: a statement changes a row once.
+        chosen = {told.job: told for told in asked}
+        stored = await self._store(sql.EVENTS_STORE, sorted(chosen.values(), key=attrgetter("job")))
+        return [told.job in stored and chosen[told.job] is told for told in asked]
+
+    async def _store(self, statement: str, told: Sequence[_Told]) -> set[UUID]:
+        finals = [one.batch.final for one in told]
+        rows = await self._database.rows(
+            statement,
+            [one.job for one in told],
+            [one.attempt for one in told],
+            [one.runner for one in told],
+            [one.batch.first_seq for one in told],
+            [one.batch.next_seq for one in told],
+            [None if final is None else final.state for final in finals],
+            [len(one.batch.data) for one in told],
+            [one.batch.data.decode() for one in told],
+            [None if final is None or final.error is None else _json(final.error) for final in finals],
+            [one.batch.number for one in told],
+            _json([stage for one in told for stage in _stages(one)]),
+            _json([command for one in told for command in _commands(one)]),
+        )
+        return {row["job_id"] for row in rows}
+
+    async def _stored(self, told: _Told) -> int:
+        """Say why a batch was not stored, or how far the record goes."""
+        job, attempt, batch = told.job, told.attempt, told.batch
+        row = await self._database.row(sql.ATTEMPT_LOOK, job, attempt)
+        if row is None:
+            raise unknown_attempt(job, attempt)
+        if row["runner_id"] != told.runner or row["state"] == "lost":
+            raise gone(job, attempt)
+        next_seq: int = row["next_seq"]
+        if next_seq >= batch.next_seq:
+            return next_seq
+        if row["state"] != "running":
+            raise gone(job, attempt)
+        if batch.number not in {None, row["number"]}:
+            raise invalid(f"job {job} has number {row['number']}, not {batch.number}")
+        if batch.first_seq > next_seq:
+            raise gap(job, attempt, next_seq, batch.first_seq)
+        return next_seq
+
+
+def _stages(told: _Told) -> list[dict[str, Any]]:
+    """Sum up what the events say of each stage."""
+    stages: dict[str, dict[str, Any]] = {}
+    for event in told.batch.events:
+        if not isinstance(event, StageEvent):
+            continue
+        stage = stages.setdefault(
+            event.stage,
+            {"job_id": told.job, "name": event.stage, "first_seq": event.seq, "container": None, "started_at": None},
+        )
+        stage |= {"state": event.state, "error": event.error, "finished_at": None}
+        stage["container"] = event.container or stage["container"]
+        if event.state == "running":
+            stage["started_at"] = event.at
+        else:
+            stage["finished_at"] = event.at
+    return list(stages.values())
+
+
+def _commands(told: _Told) -> list[dict[str, Any]]:
+    return [
+        {
+            "job_id": told.job,
+            "seq": event.seq,
+            "stage": event.stage,
+            "argv": event.argv,
+            "container": event.container,
+            "code": event.code,
+            "duration": event.duration,
+            "at": event.at,
+            "error": event.error,
+        }
+        for event in told.batch.events
+        if isinstance(event, CommandEvent)
+    ]
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
