@@ -250,7 +250,7 @@ class Fleet:
 
     async def work_off(self, lot: int) -> float:
         """Queue jobs, and give the seconds until all are claimed and completed."""
-        await self._parts.database.rows(QUEUE, lot)
+        await self._parts.database.rows(QUEUE, [uuid7() for _ in range(lot)])
         self._expect(lot)
         started = time.perf_counter()
         self._allow(lot)
@@ -364,7 +364,7 @@ class Fleet:
 
 QUEUE: Final = f"""
 INSERT INTO moonyard.jobs (id, pipeline_id, version_id, inputs)
-SELECT gen_random_uuid(), id, version_id, '{{}}' FROM moonyard.pipelines CROSS JOIN generate_series(1, $1)
+SELECT job, id, version_id, '{{}}' FROM moonyard.pipelines CROSS JOIN unnest($1::uuid[]) AS job
 WHERE name = '{NAME}'
 """  # noqa: S608  # a name of our own
 
@@ -422,7 +422,7 @@ async def _fleet(url: str, *, finished: int = 0, queued: int = 0) -> AsyncGenera
         async with anyio.create_task_group() as waiting:
             fleet = Fleet(parts, runners)
             if queued:
-                await parts.database.rows(QUEUE, queued)
+                await parts.database.rows(QUEUE, [uuid7() for _ in range(queued)])
             waiting.start_soon(fleet.run)
             yield fleet
             waiting.cancel_scope.cancel()

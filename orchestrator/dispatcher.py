@@ -16,17 +16,19 @@ wait. They are looked for again when somebody queued a job (on this replica dire
 second in any case.
 
 The low-water mark: queued jobs are found by place (their number less what their priority is worth), from the mark
-upwards, and the mark follows the lowest that the last claim found. Without it each claim would walk over the dead
-entries of all jobs claimed since the oldest transaction began, and a single long one elsewhere would slow the queue
-tenfold. What is queued below the mark (a job that came back or was let go, one with a high priority, a number that was
-committed late) is found by the look from the start: once a second, and whenever there is nothing above the mark. A job
-with priority so waits a second longer at most, while there is a backlog.
+upwards. Without it each claim would walk over the dead entries of all jobs claimed since the oldest transaction began,
+and a single long one elsewhere would slow the queue tenfold. While there is a backlog, the mark follows the lowest that
+the last claim found; once a claim found less than it asked for, there is nothing left, and the mark is what was queued
+since: whoever queues jobs says the lowest place of them. What nobody told of (a notification was lost, a claim on
+another replica undone) is found by the look from the start, once a second, or less often where such a look takes long.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
@@ -34,23 +36,26 @@ from uuid import UUID
 import anyio
 import msgspec
 
+from orchestrator import traces
 from orchestrator.database import Database, Row
-from orchestrator.notifications import Listener, Notifications
+from orchestrator.notifications import PLACE_NONE, PLACE_UNKNOWN, Listener, Notifications
 from orchestrator.sql import claims as sql
 from orchestrator.versions import Versions
 from schema.database import DatabaseUnavailable
 from schema.definition import InputValue
+from schema.tracing import Tracer
 from schema.wire import Assignment
 
 log: Final = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 1.0
 PAUSE_SECONDS: Final = 1.0
-JOBS_MAXIMUM: Final = 200
+JOBS_MAXIMUM: Final = 64
 """How many jobs one statement claims at most."""
 MARK_SLACK: Final = 200
 """How far below the lowest place just claimed the next claim starts to look."""
-_MARK_NONE: Final = -(2**62)
+LOOK_SHARE: Final = 0.05
+"""How much of the time may go into looks from the start."""
 
 Tags = tuple[str, ...]
 
@@ -74,35 +79,47 @@ class Dispatcher:
     """Claims for all that wait on this replica. ``run`` has to run."""
 
     def __init__(
-        self, database: Database, versions: Versions, notifications: Notifications, *, lease_seconds: float
+        self,
+        database: Database,
+        versions: Versions,
+        notifications: Notifications,
+        *,
+        lease_seconds: float,
+        tracer: Tracer | None = None,
     ) -> None:
         self._database = database
         self._versions = versions
         self._notifications = notifications
         self._lease_seconds = lease_seconds
-        self._waiting: dict[Waiting, None] = {}
+        self._tracer = tracer
+        self._waiting: defaultdict[Tags, dict[Waiting, None]] = defaultdict(dict)
+        """In the order in which they came, those with the same tags together."""
+        self._drained: set[Waiting] = set()
+        """They wait as any, and get nothing."""
         self._arrived = anyio.Event()
         self._empty_for: set[Tags] = set()
         """The tags with which the last claim found less than it asked for, and nobody queued a job since."""
         self._served: Tags = ()
-        self._mark = _MARK_NONE
-        self._looked_from_start_at = 0.0
+        self._mark = PLACE_UNKNOWN
+        self._look_from_start_at = 0.0
         self._draining = False
 
     def enter(self, runner: UUID, slots: int, tags: Sequence[str] = ()) -> Waiting:
-        """Let a runner wait for up to ``slots`` jobs, until ``leave``."""
+        """Let a runner wait for up to ``slots`` jobs, until ``leave``: for none, where it is drained."""
         waiting = Waiting(runner, slots, tuple(sorted(tags)))
         if self._draining:
             waiting.done.set()
+        elif not slots:
+            self._drained.add(waiting)
         else:
-            self._waiting[waiting] = None
+            self._waiting[waiting.tags][waiting] = None
             if waiting.tags not in self._empty_for:
                 self._arrived.set()
         return waiting
 
     async def leave(self, waiting: Waiting) -> list[Assignment]:
         """Wait no longer; give what was claimed, also by a statement that was under way."""
-        self._waiting.pop(waiting, None)
+        self._remove(waiting)
         with anyio.CancelScope(shield=True):
             await waiting.released.wait()
         return waiting.assignments
@@ -110,14 +127,15 @@ class Dispatcher:
     @property
     def waiting_count(self) -> int:
         """How many runners wait."""
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values())) + len(self._drained)
 
     def drain(self) -> None:
         """Claim nothing more, and let all that wait go."""
         self._draining = True
-        for waiting in self._waiting:
+        for waiting in itertools.chain(self._drained, *self._waiting.values()):
             waiting.done.set()
         self._waiting.clear()
+        self._drained.clear()
 
     async def run(self) -> None:
         """Claim whenever somebody waits and there may be jobs."""
@@ -147,41 +165,36 @@ class Dispatcher:
 
     async def _claim_while_there_are_jobs(self) -> None:
         while not self._draining and (slots := self._dealt()):
-            now = anyio.current_time()
-            from_start = self._mark == _MARK_NONE or now - self._looked_from_start_at >= POLL_SECONDS
-            if from_start:
-                self._looked_from_start_at = now
             # Whatever is queued from here on rings again: what is known is only right if it is noted before the look.
+            self._mark = min(self._mark, self._notifications.lowest_queued())
             tags = slots[0].tags
             self._empty_for.add(tags)
             for waiting in slots:
                 waiting.released = anyio.Event()
             try:
-                rows = await self._claim(_MARK_NONE if from_start else self._mark, slots)
+                rows = await self._claim(slots)
             finally:
                 for waiting in slots:
                     waiting.released.set()
+            is_empty = len(rows) < len(slots)
+            if not is_empty:
+                self._empty_for.discard(tags)
             untagged = [row["place"] for row in rows if not row["is_tagged"]]
-            if untagged:
+            if is_empty:
+                self._mark = PLACE_NONE
+            elif untagged:
                 self._mark = min(untagged) - MARK_SLACK
-            if len(rows) == len(slots):
-                self._empty_for.discard(tags)
-            elif not untagged and not from_start:
-                # Nothing above the mark: the job that somebody spoke of may be below it.
-                self._mark = _MARK_NONE
-                self._empty_for.discard(tags)
 
     def _dealt(self) -> list[Waiting]:
         """Deal slots round to runners with the same tags: each runner's first before anybody's second."""
-        looking = [waiting for waiting in self._waiting if waiting.slots and waiting.tags not in self._empty_for]
-        if not looking:
+        kinds = sorted(self._waiting.keys() - self._empty_for, key=_rank)
+        if not kinds:
             return []
-        kinds = sorted({waiting.tags for waiting in looking}, key=_rank)
         # In turn, lest runners of one kind that come again and again keep another kind from ever being looked for.
         tags = next((tags for tags in kinds if _rank(tags) > _rank(self._served)), kinds[0])
         self._served = tags
         dealt: list[Waiting] = []
-        left = {waiting: waiting.slots for waiting in looking if waiting.tags == tags}
+        left = {waiting: waiting.slots for waiting in itertools.islice(self._waiting[tags], JOBS_MAXIMUM)}
         while left and len(dealt) < JOBS_MAXIMUM:
             for waiting in list(left):
                 dealt.append(waiting)
@@ -190,15 +203,20 @@ class Dispatcher:
                     del left[waiting]
         return dealt[:JOBS_MAXIMUM]
 
-    async def _claim(self, mark: int, slots: list[Waiting]) -> list[Row]:
+    async def _claim(self, slots: list[Waiting]) -> list[Row]:
+        started = anyio.current_time()
+        from_start = self._mark == PLACE_UNKNOWN or started >= self._look_from_start_at
         rows = await self._database.rows(
             sql.JOBS_CLAIM,
-            mark,
+            PLACE_UNKNOWN if from_start else self._mark,
             len(slots),
             [waiting.runner for waiting in slots],
             self._lease_seconds,
             slots[0].tags,
         )
+        if from_start:
+            took = anyio.current_time() - started
+            self._look_from_start_at = started + max(POLL_SECONDS, took / LOOK_SHARE)
         for row in rows:
             slot: int | None = row["slot"]
             if slot is None:
@@ -206,8 +224,15 @@ class Dispatcher:
             waiting = slots[slot - 1]
             waiting.assignments.append(await self._assignment(row))
             waiting.done.set()
-            self._waiting.pop(waiting, None)
+            self._remove(waiting)
         return rows
+
+    def _remove(self, waiting: Waiting) -> None:
+        self._drained.discard(waiting)
+        alike = self._waiting.get(waiting.tags, {})
+        alike.pop(waiting, None)
+        if not alike:
+            self._waiting.pop(waiting.tags, None)
 
     async def _assignment(self, row: Row) -> Assignment:
         version = await self._versions.get(row["version_id"])
@@ -222,6 +247,7 @@ class Dispatcher:
             definition=version.definition,
             inputs=msgspec.json.decode(row["inputs"], type=dict[str, InputValue]),
             lease_seconds=self._lease_seconds,
+            traceparent=traces.claimed(self._tracer, row, version.pipeline),
         )
 
 

@@ -19,7 +19,7 @@ from schema.database import DatabaseUnavailable
 
 LANES: Final = 2
 """One is being built and sent while Postgres works on the other."""
-COUNT_MAXIMUM: Final = 200
+COUNT_MAXIMUM: Final = 64
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")

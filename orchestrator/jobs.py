@@ -21,7 +21,7 @@ from orchestrator.problems import NotFound, Refusal, RequestInvalid
 from orchestrator.sql import jobs as sql
 from orchestrator.tokens import moment
 from orchestrator.versions import decode_definition
-from schema import times
+from schema import times, tracing
 from schema.definition import PRIORITY_MAXIMUM, InputsInvalid, InputValue, PipelineDefinition, resolve_inputs
 from schema.errors import ErrorInfo
 from schema.ids import uuid7
@@ -32,6 +32,7 @@ KEY_LENGTH_MAXIMUM: Final = 200
 NUMBER_DIGITS_MAXIMUM: Final = 18
 BATCH_MAXIMUM: Final = 10_000
 SECONDS_MAXIMUM: Final = 366 * 86400.0
+PLACES_A_PRIORITY: Final = 1000
 _CANCEL_STEP: Final = 500
 _NUMBER_MAXIMUM: Final = 2**63 - 1
 
@@ -67,8 +68,8 @@ async def submit(database: Database, notifications: Notifications, message: JobS
     [row] = await database.rows(sql.JOBS_SUBMIT, _encoded(wanted))
     if not row["fresh"]:
         return await get(database, row["id"])
-    notifications.queued()
     only = wanted[0]
+    notifications.queued(only.place(row["number"]))
     if only.is_parked:
         return await get(database, row["id"])
     return Job(
@@ -80,7 +81,7 @@ async def submit(database: Database, notifications: Notifications, message: JobS
         state="queued",
         attempt=0,
         created_at=times.rfc3339(row["created_at"]),
-        priority=only.definition.priority if message.priority is None else message.priority,
+        priority=only.priority,
     )
 
 
@@ -96,7 +97,7 @@ async def submit_all(
         raise RequestInvalid(f"a batch has 1 to {BATCH_MAXIMUM:,} jobs, and this one has {len(messages):,}")
     wanted = await _checked(database, messages)
     rows = await database.rows(sql.JOBS_SUBMIT, _encoded(wanted))
-    notifications.queued()
+    notifications.queued(min(asked.place(row["number"]) for row, asked in zip(rows, wanted, strict=True)))
     return [
         JobSubmitted(id=str(row["id"]), number=row["number"], pipeline=asked.pipeline, fresh=row["fresh"])
         for row, asked in zip(rows, wanted, strict=True)
@@ -118,8 +119,13 @@ class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     definition: PipelineDefinition
     inputs: dict[str, InputValue]
+    priority: int
     is_parked: bool
     row: dict[str, Any]
+
+    def place(self, number: int) -> int:
+        """Give its place in the queue, as the index of queued jobs has it."""
+        return number - PLACES_A_PRIORITY * self.priority
 
 
 async def _checked(database: Database, messages: Sequence[JobSubmit]) -> list[_Wanted]:
@@ -188,6 +194,7 @@ def _wanted(place: int, message: JobSubmit, version: Row, definition: PipelineDe
         "delay": message.delay,
         "not_before": message.not_before,
         "queue_timeout": message.queue_timeout,
+        "traceparent": tracing.parent.get(),
     }
     if message.idempotency_key is not None:
         asked = {
@@ -205,6 +212,7 @@ def _wanted(place: int, message: JobSubmit, version: Row, definition: PipelineDe
         version=version["sha256"],
         definition=definition,
         inputs=inputs,
+        priority=definition.priority if message.priority is None else message.priority,
         is_parked=definition.concurrency is not None or message.delay is not None or message.not_before is not None,
         row=row,
     )
@@ -253,13 +261,15 @@ async def listed(
     return JobList(jobs=page, before=page[-1].number if len(rows) > limit else None)
 
 
-async def cancel(database: Database, notifications: Notifications, job: UUID, actor: str) -> Job:
-    """Cancel a job: at once while it is queued; while it runs, its runner is told.
+async def cancel(
+    database: Database, notifications: Notifications, job: UUID, actor: str, *, force: bool = False
+) -> Job:
+    """Cancel a job: at once while it is queued; while it runs, its runner is told, which with force waits for nothing.
 
     :raises NotFound: when there is none.
     :raises Conflict: when it has ended otherwise already.
     """
-    [row] = await database.rows(sql.JOB_CANCEL, job, actor)
+    [row] = await database.rows(sql.JOB_CANCEL, job, actor, force)
     if row["runner"] is not None:
         notifications.runner_called(row["runner"])
     notifications.job_told(job)

@@ -5,12 +5,14 @@ without being woken. So a notification that is lost costs a moment and nothing e
 
 NOTIFY takes a lock on the whole Postgres instance at commit, so it never stands in the transactions that do the work:
 one sender a replica gathers what there is to tell and sends it in one statement, at most 20 times a second. A payload
-is ``<replica>:<id>,<id>,...``; a replica passes over its own.
+is ``<replica>:<id>,<id>,...``; a replica passes over its own. That of the queue is the lowest place of what was queued,
+where it is known: claims then need not look from the start.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 from collections import defaultdict
 from collections.abc import Generator
@@ -31,6 +33,9 @@ CHECK_SECONDS: Final = 5.0
 RECONNECT_SECONDS: Final = 1.0
 PAYLOAD_IDS_MAXIMUM: Final = 200
 """Postgres takes payloads of less than 8,000 bytes; an id has 36 and a comma."""
+PLACE_UNKNOWN: Final = -(2**62)
+"""Jobs were queued, at whatever place."""
+PLACE_NONE: Final = 2**62
 QUEUE_CHANNEL: Final = "moonyard_queue"
 JOBS_CHANNEL: Final = "moonyard_jobs"
 RUNNERS_CHANNEL: Final = "moonyard_runners"
@@ -100,16 +105,29 @@ class Notifications:
         """Rings when events of a job were stored."""
         self.runners: Bells[UUID] = Bells()
         """Rings when a runner has something to hear."""
-        self._queue_due = False
+        self._place_heard = PLACE_NONE
+        self._place_due = PLACE_NONE
         self._jobs_due: set[UUID] = set()
         self._runners_due: set[UUID] = set()
         self._due = anyio.Event()
 
-    def queued(self) -> None:
-        """Tell that jobs were queued, after their commit."""
-        self.queue.ring(None)
-        self._queue_due = True
+    def queued(self, place: int = PLACE_UNKNOWN) -> None:
+        """Tell that jobs were queued, after their commit.
+
+        :param place: the lowest of their places in the queue.
+        """
+        self._hear_queued(place)
+        self._place_due = min(place, self._place_due)
         self._due.set()
+
+    def lowest_queued(self) -> int:
+        """Give the lowest place of what was queued on any replica since this was last asked."""
+        place, self._place_heard = self._place_heard, PLACE_NONE
+        return place
+
+    def _hear_queued(self, place: int) -> None:
+        self._place_heard = min(place, self._place_heard)
+        self.queue.ring(None)
 
     def job_told(self, job: UUID) -> None:
         """Tell that events of a job were stored, after their commit."""
@@ -148,6 +166,7 @@ class Notifications:
             for channel in (QUEUE_CHANNEL, JOBS_CHANNEL, RUNNERS_CHANNEL):
                 await connection.add_listener(channel, self._heard)
             # Whatever was said while nobody listened is looked for now.
+            self._place_heard = PLACE_UNKNOWN
             for bells in (self.queue, self.jobs, self.runners):
                 bells.ring_all()
             closed = anyio.Event()
@@ -164,7 +183,7 @@ class Notifications:
         if replica == self._replica:
             return
         if channel == QUEUE_CHANNEL:
-            self.queue.ring(None)
+            self._hear_queued(_place(ids))
             return
         bells = self.jobs if channel == JOBS_CHANNEL else self.runners
         for text in ids.split(","):
@@ -174,7 +193,7 @@ class Notifications:
                 log.warning("channel %s said `%s`, which names nothing", channel, text[:40])
 
     def _gathered(self) -> tuple[list[str], list[str]]:
-        told: list[tuple[str, str]] = [(QUEUE_CHANNEL, "")] if self._queue_due else []
+        told: list[tuple[str, str]] = [(QUEUE_CHANNEL, str(self._place_due))] if self._place_due != PLACE_NONE else []
         for channel, due in ((JOBS_CHANNEL, self._jobs_due), (RUNNERS_CHANNEL, self._runners_due)):
             ids = [str(key) for key in due]
             told += [
@@ -182,5 +201,10 @@ class Notifications:
                 for start in range(0, len(ids), PAYLOAD_IDS_MAXIMUM)
             ]
             due.clear()
-        self._queue_due = False
+        self._place_due = PLACE_NONE
         return [channel for channel, _ in told], [f"{self._replica}:{ids}" for _, ids in told]
+
+
+def _place(text: str) -> int:
+    # Functions of the database say that something was queued, and not where.
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else PLACE_UNKNOWN

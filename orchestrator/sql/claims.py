@@ -15,7 +15,7 @@ WITH untagged AS MATERIALIZED (
     SELECT id, pipeline_id, number - 1000 * priority AS place, false AS is_tagged FROM moonyard.jobs
     -- The mark is where the last claim found its first: a walk from the start would visit each job claimed since the
     -- oldest transaction began, which a long one elsewhere makes many.
-    WHERE state = 'queued' AND parked IS NULL AND tag_set IS NULL AND number - 1000 * priority > $1
+    WHERE state = 'queued' AND parked IS NULL AND tag_set IS NULL AND number - 1000 * priority >= $1
         AND NOT EXISTS (SELECT FROM moonyard.pauses WHERE pipeline_id IS NULL)
     ORDER BY number - 1000 * priority
     LIMIT $2
@@ -51,7 +51,7 @@ claimed AS (
     -- As an array, which the planner takes for short: a join it might do by reading all jobs.
     WHERE id = ANY (ARRAY(SELECT id FROM waiting WHERE NOT is_paused))
     RETURNING id, number, attempt, version_id, inputs, number - 1000 * priority AS place,
-        tag_set IS NOT NULL AS is_tagged
+        tag_set IS NOT NULL AS is_tagged, traceparent, created_at
 ),
 placed AS (
     SELECT *, row_number() OVER (ORDER BY place, number) AS slot FROM claimed
@@ -61,10 +61,10 @@ leased AS (
     SELECT placed.id, placed.attempt, given.runner_id, now() + make_interval(secs => $4)
     FROM placed JOIN unnest($3::uuid[]) WITH ORDINALITY AS given (runner_id, slot) USING (slot)
 )
-SELECT slot, id, number, attempt, version_id, inputs, place, is_tagged FROM placed
+SELECT slot, id, number, attempt, version_id, inputs, place, is_tagged, traceparent, created_at FROM placed
 UNION ALL
 -- What was put out of the way: not for anybody, but the queue is not empty.
-SELECT NULL, id, NULL, NULL, NULL, NULL, place, is_tagged FROM waiting WHERE is_paused
+SELECT NULL, id, NULL, NULL, NULL, NULL, place, is_tagged, NULL, NULL FROM waiting WHERE is_paused
 ORDER BY slot
 """
 
@@ -88,7 +88,8 @@ renewed AS (
 seen AS (
     UPDATE moonyard.runners SET seen_at = now(), draining = $5 WHERE id = $1
 )
-SELECT held.job_id, renewed.job_id IS NULL AS gone, job.cancel_requested_at IS NOT NULL AS cancel
+SELECT held.job_id, renewed.job_id IS NULL AS gone, job.cancel_requested_at IS NOT NULL AS cancel,
+    job.cancel_forced AS kill
 FROM held
 LEFT JOIN renewed ON renewed.job_id = held.job_id
 LEFT JOIN moonyard.jobs AS job ON job.id = renewed.job_id
@@ -117,6 +118,18 @@ FROM moonyard.attempts AS attempt
 JOIN moonyard.jobs AS job ON job.id = attempt.job_id
 JOIN moonyard.runners AS runner ON runner.id = attempt.runner_id
 WHERE attempt.job_id = $1 AND attempt.number = $2 AND attempt.finished_at IS NULL AND attempt.next_seq = 1
+FOR UPDATE OF attempt
+"""
+
+# An attempt that its runner reports as lost: fenced as all that a runner sends.
+ATTEMPT_HELD: Final = """
+SELECT
+    attempt.job_id, attempt.number AS attempt, attempt.next_seq, job.number, job.losses, runner.name AS runner,
+    job.cancel_requested_at IS NOT NULL AS cancel
+FROM moonyard.attempts AS attempt
+JOIN moonyard.jobs AS job ON job.id = attempt.job_id
+JOIN moonyard.runners AS runner ON runner.id = attempt.runner_id
+WHERE attempt.job_id = $1 AND attempt.number = $2 AND attempt.runner_id = $3 AND attempt.finished_at IS NULL
 FOR UPDATE OF attempt
 """
 

@@ -23,21 +23,23 @@ WITH told AS MATERIALIZED (
         job_id, attempt, runner_id, first_seq, next_seq, state, size_bytes, lines, error, number
     )
 ),
-ours AS MATERIALIZED (
-    SELECT told.* FROM told
-    JOIN moonyard.attempts AS attempt ON attempt.job_id = told.job_id AND attempt.number = told.attempt
-    WHERE attempt.runner_id = told.runner_id AND attempt.next_seq = told.first_seq AND attempt.finished_at IS NULL
-    FOR UPDATE OF attempt {patience}
-),
-ending AS MATERIALIZED (
-    SELECT job.id, job.attempt FROM ours JOIN moonyard.jobs AS job ON job.id = ours.job_id
-    WHERE ours.state IS NOT NULL
-    FOR UPDATE OF job {patience}
-),
 held AS MATERIALIZED (
-    SELECT ours.* FROM ours LEFT JOIN ending ON ending.id = ours.job_id
-    WHERE (ours.state IS NULL OR ending.id IS NOT NULL)
-        AND (ours.number IS NULL OR EXISTS (SELECT FROM moonyard.jobs WHERE id = job_id AND number = ours.number))
+    SELECT told.* FROM told
+    -- Looked up one by one whatever the statistics say: with those of an empty table, a join would read all of it.
+    CROSS JOIN LATERAL (
+        SELECT job_id FROM moonyard.attempts
+        WHERE job_id = told.job_id AND number = told.attempt
+            AND runner_id = told.runner_id AND next_seq = told.first_seq AND finished_at IS NULL
+        FOR UPDATE {patience}
+    ) AS ours
+    LEFT JOIN LATERAL (
+        SELECT id, number FROM moonyard.jobs WHERE id = ours.job_id AND told.state IS NOT NULL FOR UPDATE {patience}
+    ) AS ending ON true
+    WHERE (told.state IS NULL OR ending.id IS NOT NULL)
+        AND (
+            told.number IS NULL OR told.number = ending.number
+            OR told.state IS NULL AND EXISTS (SELECT FROM moonyard.jobs WHERE id = told.job_id AND number = told.number)
+        )
 ),
 advanced AS (
     UPDATE moonyard.attempts AS attempt
