@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -14,7 +16,8 @@ class Plugin(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
 
-def shipped() -> dict[str, Plugin]:
+@functools.cache
+def shipped() -> Mapping[str, Plugin]:
     """Read the plugins that come with Moonyard, by name."""
     folders = sorted(path.parent for path in Path(__file__).parent.glob("*/init.lua"))
     return {

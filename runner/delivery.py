@@ -27,6 +27,8 @@ PAUSE_SECONDS_FIRST: Final = 0.1
 PAUSE_SECONDS_MAXIMUM: Final = 5.0
 BLOB_SECONDS: Final = 3600.0
 BLOB_TRIES: Final = 5
+GATHERING_SECONDS: Final = 0.02
+"""A reader does not notice it, and each batch costs a request here, there, and a commit."""
 TEMPORARY_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -67,6 +69,8 @@ async def persistently(what: str, send: Callable[[], Awaitable[None]], *, tries:
 
 class OrchestratorSink:
     """Delivers the events of one attempt."""
+
+    gathering_seconds = GATHERING_SECONDS
 
     def __init__(self, client: Client, job: str, attempt: int) -> None:
         self._client = client

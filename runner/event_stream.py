@@ -2,9 +2,10 @@
 
 Whoever has something to tell (the job, a module, a command's output) awaits one of this stream's methods; the event
 gets its ``seq`` and time and joins a buffer. One delivery loop takes what has gathered and hands it to a ``Sink`` as
-JSON lines; while a delivery is under way the next batch gathers, so batches grow with the load and a lone event does
-not wait. A full buffer makes the tellers wait: a command that writes faster than its log can be stored is slowed
-down, and memory stays bounded.
+JSON lines; while a delivery is under way the next batch gathers, so batches grow with the load. Where a delivery costs
+a request and a commit, a batch waits a moment for company, unless it ends the job: a job without a command is one batch
+in all. A full buffer makes the tellers wait: a command that writes faster than its log can be stored is slowed down,
+and memory stays bounded.
 
 A job's log has a limit. Past it, output lines are counted and dropped, and the log says so where it happens and at
 the end.
@@ -20,7 +21,7 @@ import anyio
 from schema import times
 from schema.errors import ErrorInfo
 from schema.events import AnyEvent, CommandEvent, JobEvent, LogEvent, StageEvent, encode_line
-from schema.states import JobState, Level, Source, StageState
+from schema.states import FINAL_JOB_STATES, JobState, Level, Source, StageState
 
 BUFFER_BYTES_MAXIMUM: Final = 4 * 1024 * 1024
 BATCH_BYTES: Final = 1024 * 1024
@@ -32,6 +33,11 @@ LINE_OVERHEAD_BYTES: Final = 64
 
 class Sink(Protocol):
     """Where events go."""
+
+    @property
+    def gathering_seconds(self) -> float:
+        """How long the first event of a batch waits for others."""
+        ...
 
     async def deliver(self, first_seq: int, lines: Sequence[bytes]) -> None:
         """Take events ``first_seq``, ``first_seq + 1``, ... as JSON lines; return when they are safe there."""
@@ -52,8 +58,11 @@ class EventStream:
         self._buffer: list[bytes] = []
         self._buffer_bytes = 0
         self._filled = anyio.Event()
+        self._hurried = anyio.Event()
+        """Nothing more is worth waiting for: the job ended, or a batch is full."""
         self._drained = anyio.Event()
         self._finished = False
+        self._is_ended = False
         self._log_bytes_left = log_bytes_maximum
         self._log_bytes_maximum = log_bytes_maximum
         self._lines_dropped = 0
@@ -155,6 +164,9 @@ class EventStream:
             error=error,
         )
         self._append(event)
+        if state in FINAL_JOB_STATES:
+            self._is_ended = True
+            self._hurried.set()
         return event
 
     async def say_what_was_dropped(self) -> None:
@@ -168,8 +180,9 @@ class EventStream:
 
     def finish(self) -> None:
         """Let ``deliver_all`` return once all is delivered."""
-        self._finished = True
+        self._finished = self._is_ended = True
         self._filled.set()
+        self._hurried.set()
 
     async def deliver_all(self) -> None:
         """Deliver batches in order until ``finish`` was called and nothing is left.
@@ -192,10 +205,15 @@ class EventStream:
                 self._filled = anyio.Event()
                 await self._filled.wait()
                 continue
+            if self._sink.gathering_seconds:
+                with anyio.move_on_after(self._sink.gathering_seconds):
+                    await self._hurried.wait()
             batch, size = self._batch()
             await self._sink.deliver(self._seq - len(self._buffer) + 1, batch)
             del self._buffer[: len(batch)]
             self._buffer_bytes -= size
+            if self._buffer_bytes < BATCH_BYTES and not self._is_ended:
+                self._hurried = anyio.Event()
             self._drained.set()
             self._drained = anyio.Event()
 
@@ -221,6 +239,8 @@ class EventStream:
         self._buffer.append(line)
         self._buffer_bytes += len(line)
         self._filled.set()
+        if self._buffer_bytes >= BATCH_BYTES:
+            self._hurried.set()
 
     async def _room(self) -> None:
         while self._buffer_bytes >= BUFFER_BYTES_MAXIMUM:

@@ -28,6 +28,8 @@ from schema.ids import uuid7
 class PrintingSink:
     """Hands every event to a function, as the JSON line it is."""
 
+    gathering_seconds = 0.0
+
     def __init__(self, print_lines: Callable[[bytes], None]) -> None:
         self._print_lines = print_lines
 
@@ -92,8 +94,9 @@ async def run(
     artifact_folder: Path,
     print_lines: Callable[[bytes], None],
     stop: anyio.Event,
+    kill: anyio.Event,
 ) -> JobEvent:
-    """Run a pipeline file to its final event. ``stop``, once set, cancels the job.
+    """Run a pipeline file to its final event. ``stop``, once set, cancels the job; ``kill`` ends it at once.
 
     :param print_lines: takes one or more whole JSON lines of events.
     :raises MoonyardError: when the pipeline or its inputs are wrong, or there is no engine: then nothing ran.
@@ -115,16 +118,17 @@ async def run(
                     stream=stream,
                     artifacts=FolderArtifacts(artifact_folder / job_id),
                 )
-                return await _run_delivering(job, stream, stop)
+                return await _run_delivering(job, stream, stop, kill)
 
 
-async def _run_delivering(job: Job, stream: EventStream, stop: anyio.Event) -> JobEvent:
+async def _run_delivering(job: Job, stream: EventStream, stop: anyio.Event, kill: anyio.Event) -> JobEvent:
     final: JobEvent | None = None
     with single_error():
         async with anyio.create_task_group() as delivery:
             delivery.start_soon(stream.deliver_all)
             async with anyio.create_task_group() as watch:
-                watch.start_soon(_cancel_when, stop, job)
+                watch.start_soon(_when, stop, job.cancel)
+                watch.start_soon(_when, kill, job.kill)
                 final = await job.run()
                 watch.cancel_scope.cancel()
             stream.finish()
@@ -132,6 +136,6 @@ async def _run_delivering(job: Job, stream: EventStream, stop: anyio.Event) -> J
     return final
 
 
-async def _cancel_when(stop: anyio.Event, job: Job) -> None:
-    await stop.wait()
-    job.cancel()
+async def _when(told: anyio.Event, act: Callable[[], None]) -> None:
+    await told.wait()
+    act()

@@ -1,4 +1,4 @@
-"""A Lua process, from the fork to its end: raises the walls, makes the Lua state, and answers the runner's frames.
+"""A Lua process, from the fork to its end: raises the walls, and answers the runner's frames.
 
 It holds one descriptor, its end of a socket pair. Frames are MessagePack with four bytes of length before each; Lua
 itself writes and reads them, so that no Python object stands between. The process ends when the other end is closed.
@@ -12,7 +12,6 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Mapping
 from typing import Final, NoReturn
 
 import msgspec
@@ -77,7 +76,7 @@ def main(
     limits: wall.Limits,
     shared_bytes: int,
     call_filter: bytes | None,
-    sources: Mapping[str, bytes],
+    prepared: lua_state.Prepared,
 ) -> NoReturn:
     """Be a Lua process. Never returns, and runs no clean-up of the parent's on its way out."""
     try:
@@ -87,14 +86,7 @@ def main(
         wall.confine(layers, limits, shared_bytes, call_filter)
         host = Host(connection)
         host.send(msgspec.msgpack.encode(Ready(raised=layers.raised, missing=layers.missing)))
-        lua_state.run(
-            host,
-            sources,
-            memory_bytes=limits.lua_bytes,
-            seed=(seed[0], seed[1]),
-            load_cpu_seconds=limits.load_cpu_seconds,
-            cpu_seconds=limits.cpu_seconds,
-        )
+        prepared.serve(host, (seed[0], seed[1]))
     except BaseException as defect:  # noqa: BLE001  # the last word of a process that has no log
         os.write(2, f"a Lua process met a defect: {type(defect).__name__}: {defect}\n".encode(errors="replace"))
     os._exit(EXIT_DEFECT)

@@ -35,20 +35,27 @@ PIPELINE_FIELDS: Final = (
     "plugins",
     "inputs",
     "stages",
+    "on_cancel",
+    "finally",
+    "finally_timeout",
+    "cancel_grace",
     "timeout",
     "priority",
     "queue_timeout",
     "retries",
+    "keep_workspace",
     "tags",
     "concurrency",
 )
 STAGE_FIELDS: Final = ("name", "container", "script", "timeout", "needs", "retries")
+STAGE_LISTS: Final = ("stages", "on_cancel", "finally")
 INPUT_FIELDS: Final = ("type", "default", "description", "choices")
 RETRIES_FIELDS: Final = ("times", "delay", "backoff")
 CONCURRENCY_FIELDS: Final = ("group", "limit", "cancel_running")
 STAGES_MAXIMUM: Final = 500
 RETRIES_MAXIMUM: Final = 100
 IMAGE_LENGTH_MAXIMUM: Final = 500
+CANCEL_GRACE_MAXIMUM: Final = 600.0
 CONCURRENCY_MAXIMUM: Final = 10_000
 GROUP_LENGTH_MAXIMUM: Final = 200
 _PLACEHOLDER: Final = re.compile(r"\$\{([^}]*)\}")
@@ -103,12 +110,18 @@ class _Checker:
         self._plugins = self._plugin_names(table.get("plugins"))
         inputs = self._inputs(table.get("inputs"))
         retries, retry_delay, retry_backoff = self._retries(("retries",), "the pipeline", table.get("retries"))
+        stages, on_cancel, finally_ = (self._stages(field, table.get(field)) for field in STAGE_LISTS)
+        self._check_names([*stages, *on_cancel, *finally_])
         return PipelineDefinition(
             name=self._name((), table, "pipeline"),
             description=self._text(("description",), table.get("description")),
             plugins=self._plugins,
             inputs=inputs,
-            stages=self._stages(table.get("stages")),
+            stages=self._in_order(stages),
+            on_cancel=on_cancel,
+            finally_=finally_,
+            finally_timeout=self._duration(("finally_timeout",), table.get("finally_timeout")),
+            cancel_grace=self._grace(table.get("cancel_grace")),
             timeout=self._duration(("timeout",), table.get("timeout")),
             priority=self._whole(
                 ("priority",), "the pipeline", table.get("priority", 0), -PRIORITY_MAXIMUM, PRIORITY_MAXIMUM
@@ -117,6 +130,7 @@ class _Checker:
             retries=retries,
             retry_delay=retry_delay,
             retry_backoff=retry_backoff,
+            keep_workspace=self._duration(("keep_workspace",), table.get("keep_workspace")),
             tags=self._tags(table.get("tags")),
             concurrency=self._concurrency(table.get("concurrency"), inputs),
         )
@@ -185,6 +199,18 @@ class _Checker:
         except ValueError as error:
             self.problem(path, f"`{path[-1]}` is no duration: {error}")
             return None
+
+    def _grace(self, value: object) -> float | None:
+        if value == 0 and not isinstance(value, bool):
+            return 0.0
+        grace = self._duration(("cancel_grace",), value)
+        if grace is not None and grace > CANCEL_GRACE_MAXIMUM:
+            self.problem(
+                ("cancel_grace",),
+                f"`cancel_grace` is at most {CANCEL_GRACE_MAXIMUM / 60:.0f} minutes, got {_shown(value)}",
+                "What takes longer belongs in an `on_cancel` or `finally` stage.",
+            )
+        return grace
 
     def _whole(self, path: locations.Path, of: str, value: object, least: int, most: int) -> int:
         if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
@@ -359,32 +385,40 @@ class _Checker:
         self.problem(path, f"`{path[-1]}` of input `{name}` must be of type {kind}, got {_shown(value)}")
         return None
 
-    def _stages(self, value: object) -> list[StageDefinition]:
+    def _stages(self, field: str, value: object) -> list[StageDefinition]:
         entries = _list(value)
-        if not entries:
+        if not entries and (field == "stages" or (value is not None and value != {})):
             self.problem(
-                ("stages",),
+                (field,),
                 "the pipeline has no stages"
                 if value is None or value == {}
-                else f"`stages` must be a list, got {lua_type(value)}",
-                'Write `stages = { { name = "build", script = function() ... end } }`.',
+                else f"`{field}` must be a list, got {lua_type(value)}",
+                f'Write `{field} = {{ {{ name = "build", script = function() ... end }} }}`.',
             )
+        if not entries:
             return []
         if len(entries) > STAGES_MAXIMUM:
-            self.problem(("stages",), f"a pipeline has at most {STAGES_MAXIMUM} stages, got {len(entries)}")
+            self.problem((field,), f"a pipeline has at most {STAGES_MAXIMUM} stages, got {len(entries)}")
             return []
-        stages = [self._stage(index, entry) for index, entry in enumerate(entries, 1)]
-        return self._in_order([stage for stage in stages if stage is not None])
+        stages = [self._stage(field, index, entry) for index, entry in enumerate(entries, 1)]
+        return [stage for stage in stages if stage is not None]
 
-    def _stage(self, index: int, value: object) -> StageDefinition | None:
-        path: locations.Path = ("stages", index)
+    def _stage(self, field: str, index: int, value: object) -> StageDefinition | None:
+        path: locations.Path = (field, index)
         if not isinstance(value, dict):
-            self.problem(path, f"`stages[{index}]` must be a table, got {lua_type(value)}")
+            self.problem(path, f"`{field}[{index}]` must be a table, got {lua_type(value)}")
             return None
         table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]  # keys are looked at below
         self._unknown_fields(path, table, STAGE_FIELDS, "stage")
         name = self._name(path, table, "stage")
         label = f"stage `{name}`" if name else f"stage {index}"
+        if field != "stages" and table.get("needs") is not None:
+            self.problem(
+                (*path, "needs"),
+                f"{label} stands in `{field}`, where each stage runs whatever became of the others: it has no `needs`",
+                "They run in the order of the file.",
+            )
+            table = {**table, "needs": None}
         script = table.get("script")
         if script is None:
             self.problem(
@@ -427,8 +461,7 @@ class _Checker:
             return []
         return [entry for entry in entries if isinstance(entry, str)]
 
-    def _in_order(self, stages: list[StageDefinition]) -> list[StageDefinition]:
-        """Order stages so that each comes after those it needs, and as in the file where that leaves a choice."""
+    def _check_names(self, stages: list[StageDefinition]) -> None:
         by_name: dict[str, StageDefinition] = {}
         for stage in stages:
             if stage.name in by_name and stage.name:
@@ -439,6 +472,10 @@ class _Checker:
                     line=stage.line,
                 )
             by_name.setdefault(stage.name, stage)
+
+    def _in_order(self, stages: list[StageDefinition]) -> list[StageDefinition]:
+        """Order stages so that each comes after those it needs, and as in the file where that leaves a choice."""
+        by_name = {stage.name: stage for stage in reversed(stages)}
         graph: dict[str, list[str]] = {}
         for stage in stages:
             graph[stage.name] = []

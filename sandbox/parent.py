@@ -16,7 +16,7 @@ import anyio.abc
 import msgspec
 
 from sandbox.frames import Fork, Kill, encoder, from_parent
-from sandbox.process import EXIT_UNKNOWN, LuaProcess, Sandbox, SandboxFailed
+from sandbox.process import EXIT_UNKNOWN, LuaProcess, Sandbox, SandboxLost
 from sandbox.wall import Limits
 from schema.errors import single_error
 
@@ -54,7 +54,7 @@ class WarmParent:
     async def fork(self) -> AsyncGenerator[Sandbox]:
         """Have a fresh sandbox for the span of a block; its process is gone when the block is left.
 
-        :raises SandboxFailed: when there is no process to be had.
+        :raises SandboxLost: when there is no process to be had.
         """
         process = await self._fork()
         try:
@@ -62,7 +62,7 @@ class WarmParent:
                 ready = await process.wait_until_ready()
                 self._tell_missing(ready.missing)
             if scope.cancelled_caught:
-                raise SandboxFailed(f"a Lua process did not start within {START_SECONDS:.0f} s")
+                raise SandboxLost(f"a Lua process did not start within {START_SECONDS:.0f} s")
             yield Sandbox(process)
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(STOP_SECONDS):
@@ -87,7 +87,7 @@ class WarmParent:
                 # It died after it was looked at: a new one is started.
                 log.debug("the warm parent did not take a request: %s", error)
                 connection.dead = True
-        raise SandboxFailed("no Lua process could be started: the warm parent ends at once")
+        raise SandboxLost("no Lua process could be started: the warm parent ends at once")
 
     def _tell_missing(self, missing: dict[str, str]) -> None:
         if missing and not self._told_missing:

@@ -3,7 +3,7 @@
 The process is hostile by assumption. Each of its frames has a size limit and is decoded into a struct; the first that
 is out of place ends it. While a stage runs, the Lua side sends a call and waits for the one answer, so at any moment
 either Lua runs or the runner works, and a cancel knows which: a script that waits is abandoned and its process lives
-on; one that computes can only be killed.
+on; one that computes has a moment to come to its next call, or its end, and then can only be killed.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import signal
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final, Protocol
 
 import anyio
@@ -37,17 +38,20 @@ from sandbox.frames import (
 )
 from schema.definition import PipelineDefinition, PipelineInvalid, Problem
 from schema.errors import ErrorInfo, MoonyardError
-from schema.states import Level
+from schema.states import JobState, Level
 
-__all__ = ["HostCalls", "JobFacts", "Sandbox", "SandboxFailed", "Value"]
+__all__ = ["HostCalls", "JobFacts", "Sandbox", "SandboxFailed", "SandboxLost", "Value"]
 
 log: Final = logging.getLogger(__name__)
 
 LOAD_SECONDS: Final = 20.0
 """By the clock, for a file whose top level catches the error of its processor time limit."""
 ABANDON_SECONDS: Final = 1.0
+SEND_SECONDS: Final = 10.0
 EXIT_SECONDS: Final = 5.0
 EXIT_UNKNOWN: Final = 256
+_FROM_OUTSIDE: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""Signals that come to a Lua process from somebody else: its own limits and walls end it by others."""
 _PREFIX_BYTES: Final = struct.calcsize(LENGTH_FORMAT)
 
 
@@ -55,6 +59,12 @@ class SandboxFailed(MoonyardError):
     """The Lua process is not there, or not any more."""
 
     code = "sandbox_failed"
+
+
+class SandboxLost(SandboxFailed):
+    """The Lua process is not there, and what ran in it is not to blame."""
+
+    code = "sandbox_lost"
 
 
 class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +75,9 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     pipeline: str
     inputs: dict[str, str | int | float | bool]
+    state: JobState | None = None
+    """How the job's stages ended: for those that run afterwards."""
+    error: ErrorInfo | None = None
 
 
 class HostCalls(Protocol):
@@ -87,8 +100,12 @@ class LuaProcess:
         self._stream = stream
         self._kill = kill
         self._buffer = bytearray()
+        self._length: int | None = None
+        """Of the frame whose rest is still to come: a wait for it may be cancelled, and taken up again."""
         self._ended = anyio.Event()
         self._exit_code: int | None = None
+        self._answering = anyio.CancelScope()
+        """What is done on its behalf while it waits."""
 
     async def wait_until_ready(self) -> Ready:
         frame = await self.receive()
@@ -99,7 +116,11 @@ class LuaProcess:
     async def send(self, message: Mapping[str, object]) -> None:
         data = encoder.encode(message)
         try:
-            await self._stream.send(struct.pack(LENGTH_FORMAT, len(data)) + data)
+            # Half a frame would be the end of it. The process waits for this one: it is taken at once.
+            with anyio.CancelScope(shield=True), anyio.fail_after(SEND_SECONDS):
+                await self._stream.send(struct.pack(LENGTH_FORMAT, len(data)) + data)
+        except TimeoutError as error:
+            raise await self.breach(f"a frame of {len(data)} bytes was not taken in {SEND_SECONDS:.0f} s") from error
         except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
             raise await self._death() from error
 
@@ -108,10 +129,12 @@ class LuaProcess:
 
         :raises SandboxFailed: when the process ended, saying why, or broke the protocol.
         """
-        (length,) = struct.unpack(LENGTH_FORMAT, await self._read(_PREFIX_BYTES))
-        if length > FRAME_BYTES_MAXIMUM:
-            raise await self.breach(f"a frame of {length} bytes")
-        data = await self._read(length)
+        if self._length is None:
+            (self._length,) = struct.unpack(LENGTH_FORMAT, await self._read(_PREFIX_BYTES))
+        if self._length > FRAME_BYTES_MAXIMUM:
+            raise await self.breach(f"a frame of {self._length} bytes")
+        data = await self._read(self._length)
+        self._length = None
         try:
             return decoder.decode(data)
         except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
@@ -137,6 +160,21 @@ class LuaProcess:
     def note_exit(self, code: int) -> None:
         self._exit_code = code
         self._ended.set()
+        if code != EXIT_UNKNOWN:  # a process whose parent died may live on, and come to its end
+            self._answering.cancel()
+
+    async def answer(self, answering: Callable[[], Awaitable[Mapping[str, object]]]) -> None:
+        """Send what ``answering`` gives; it is cancelled when the process ends, for nobody waits for it any more.
+
+        :raises SandboxFailed: when the process ended.
+        """
+        answer: Mapping[str, object] | None = None
+        with anyio.CancelScope() as self._answering:
+            if self._exit_code in {None, EXIT_UNKNOWN}:
+                answer = await answering()
+        if answer is None:
+            raise await self._death()
+        await self.send(answer)
 
     async def end(self) -> None:
         """Kill the process, if it lives, and wait until it is gone."""
@@ -154,7 +192,7 @@ class LuaProcess:
             await self._ended.wait()
         match self._exit_code:
             case None | 256:
-                return SandboxFailed("the Lua process was lost: its parent process ended")
+                return SandboxLost("the Lua process was lost: its parent process ended")
             case code if code == -signal.SIGABRT:
                 return SandboxFailed(
                     "the pipeline's Lua needs more memory than it may use",
@@ -166,6 +204,11 @@ class LuaProcess:
                     "the pipeline's Lua used more processor time than it may",
                     code="cpu_limit",
                     hint="Heavy work belongs in a container: process.run.",
+                )
+            case code if code < 0 and -code in _FROM_OUTSIDE:
+                return SandboxLost(
+                    f"the Lua process was killed by {signal.Signals(-code).name}, which came from outside",
+                    hint="Somebody killed it, or the machine ran out of memory: its kernel's log would say so.",
                 )
             case code if code < 0:
                 return SandboxFailed(f"the Lua process was killed by {signal.Signals(-code).name}")
@@ -184,6 +227,11 @@ class Sandbox:
     def is_alive(self) -> bool:
         """Whether a stage can be run in it."""
         return self._ended is None
+
+    @property
+    def end(self) -> str | None:
+        """Why no stage can be run in it any more."""
+        return self._ended
 
     async def load(self, filename: str, source: str, plugins: Mapping[str, Plugin]) -> PipelineDefinition:
         """Load a pipeline file and check it whole.
@@ -244,9 +292,8 @@ class Sandbox:
                         await calls.log(stage, level, _log_text(text))
                     case HostCall():
                         waits_for_answer = True
-                        answer = await self._answer(stage, reply, calls)
+                        await self._process.answer(partial(self._answer, stage, reply, calls))
                         waits_for_answer = False
-                        await self._process.send(answer)
                     case Done():
                         return
                     case Failed(error=error):
@@ -268,19 +315,26 @@ class Sandbox:
             return {"error": error.info}
 
     async def _abandon(self, stage: str, *, waits_for_answer: bool) -> None:
-        if waits_for_answer:
-            with anyio.move_on_after(ABANDON_SECONDS):
-                try:
-                    await self._process.send({"op": "abandon"})
-                    while isinstance(reply := await self._process.receive(), LogCall):
-                        pass
-                except SandboxFailed as error:
-                    self._ended = error.message
-                    return
-                if isinstance(reply, Abandoned):
-                    return
+        with anyio.move_on_after(ABANDON_SECONDS):
+            try:
+                if not waits_for_answer:
+                    reply = await self._next_but_log()
+                    if isinstance(reply, Done | Failed):
+                        return
+                await self._process.send({"op": "abandon"})
+                reply = await self._next_but_log()
+            except SandboxFailed as error:
+                self._ended = error.message
+                return
+            if isinstance(reply, Abandoned):
+                return
         self._ended = f"the Lua process was stopped in stage `{stage}`, and its variables are gone"
         await self._process.end()
+
+    async def _next_but_log(self) -> FromLua:
+        while isinstance(reply := await self._process.receive(), LogCall):
+            pass
+        return reply
 
 
 def _log_text(text: object) -> str:

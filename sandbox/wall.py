@@ -117,7 +117,7 @@ def _enter_empty_root() -> None:
 
 
 def confine(layers: Layers, limits: Limits, shared_bytes: int, call_filter: bytes | None) -> None:
-    """Give up, for good, everything but the descriptors that are open: for a child, before its Lua state exists.
+    """Give up, for good, everything but the descriptors that are open: for a child, before a pipeline's code is in it.
 
     :param shared_bytes: the address space that was there before the fork.
     :param call_filter: what ``build_call_filter`` gave, or None where the library for it is missing.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes.util  # imported for what it loads: nothing can be imported once the walls stand
+import gc
 import os
 import select
 import signal
@@ -32,7 +33,13 @@ class WarmParent:
     def __init__(self, control: socket.socket, limits: wall.Limits) -> None:
         self._control = control
         self._limits = limits
-        self._sources = lua_state.read_sources()
+        # No pipeline's code ever runs in this process; its children find the Lua side ready.
+        self._prepared = lua_state.Prepared(
+            lua_state.read_sources(),
+            memory_bytes=limits.lua_bytes,
+            load_cpu_seconds=limits.load_cpu_seconds,
+            cpu_seconds=limits.cpu_seconds,
+        )
         self._call_filter = wall.build_call_filter()
         self._layers = wall.no_layers()
         self._mapped_bytes = wall.mapped_bytes()
@@ -43,6 +50,9 @@ class WarmParent:
 
     def serve(self) -> None:
         wall.separate(self._layers)
+        # A collection would touch all that is there, and each child would copy it; a job's process makes no cycles.
+        gc.collect()
+        gc.disable()
         while True:
             for descriptor, _ in self._poll.poll():
                 if descriptor != self._control.fileno():
@@ -76,7 +86,7 @@ class WarmParent:
                 limits=self._limits,
                 shared_bytes=self._mapped_bytes,
                 call_filter=self._call_filter,
-                sources=self._sources,
+                prepared=self._prepared,
             )
         connection.close()
         descriptor = os.pidfd_open(pid)

@@ -1,4 +1,5 @@
--- boot: the Lua side of the sandbox. Puts its parts together, then answers the runner's requests until it is ended.
+-- boot: the Lua side of the sandbox. Puts its parts together and gives a function that answers the runner's requests
+-- until the process is ended. What comes before is done once, by the warm parent; the function runs in its children.
 --
 -- One frame comes in, one or more go out:
 --   load     compiles the pipeline's file and runs its top level    -> loaded, or failed
@@ -10,16 +11,16 @@
 --     reach;
 --   * a request is answered whatever the script does, short of being killed.
 --
--- Inputs: receive() -> bytes or false (it was too large), send(bytes), orphaned(), now(), seed, limits as numbers,
--- and the sources of the other files.
+-- Inputs: receive() -> bytes or false (it was too large), send(bytes), orphaned(), now(), limits as numbers, and the
+-- sources of the other files.
 
-local receive, send, orphaned, now, seed_high, seed_low, load_seconds, job_seconds, sources = ...
+local receive, send, orphaned, now, load_seconds, job_seconds, sources = ...
 
 local error, load, pairs, type, xpcall, pcall = error, load, pairs, type, xpcall, pcall
 local sethook, clock, gsub = debug.sethook, os.clock, string.gsub
+local seed_random = math.randomseed
 local HOOK_INSTRUCTIONS = 1000000
-
-math.randomseed(seed_high, seed_low)
+local STAGE_LISTS = { "stages", "on_cancel", "finally" }
 
 local function part(name, ...)
   local chunk, problem = load(sources(name), "=[moonyard]", "t")
@@ -144,10 +145,12 @@ local function fail(err)
 end
 
 local function find_scripts(pipeline)
-  local stages = type(pipeline) == "table" and rawget(pipeline, "stages")
-  for _, stage in pairs(type(stages) == "table" and stages or {}) do
-    if type(stage) == "table" and rawget(stage, "name") ~= nil then
-      scripts[rawget(stage, "name")] = rawget(stage, "script")
+  for _, field in pairs(STAGE_LISTS) do
+    local stages = type(pipeline) == "table" and rawget(pipeline, field)
+    for _, stage in pairs(type(stages) == "table" and stages or {}) do
+      if type(stage) == "table" and rawget(stage, "name") ~= nil then
+        scripts[rawget(stage, "name")] = rawget(stage, "script")
+      end
     end
   end
 end
@@ -208,21 +211,24 @@ local function run_stage(request)
   end
 end
 
-deadline = nil
-while true do
-  local frame = receive()
-  if not frame then
-    local message = "the file is larger than the memory of a sandbox"
-    send_frame({ op = "failed", error = { code = "memory_limit", message = message } })
-  else
-    local request = messages.decode(frame)
-    if request.op == "load" then
-      load_pipeline(request)
-    elseif request.op == "run" then
-      run_stage(request)
+-- The seed is a process's own: children of one parent are not to draw the same numbers.
+return function(seed_high, seed_low)
+  seed_random(seed_high, seed_low)
+  while true do
+    local frame = receive()
+    if not frame then
+      local message = "the file is larger than the memory of a sandbox"
+      send_frame({ op = "failed", error = { code = "memory_limit", message = message } })
+    else
+      local request = messages.decode(frame)
+      if request.op == "load" then
+        load_pipeline(request)
+      elseif request.op == "run" then
+        run_stage(request)
+      end
+      deadline = job_seconds
+      deadline_message = "the pipeline's Lua used more than " .. job_seconds .. " s of processor time"
+      loading = false
     end
-    deadline = job_seconds
-    deadline_message = "the pipeline's Lua used more than " .. job_seconds .. " s of processor time"
-    loading = false
   end
 end

@@ -168,7 +168,18 @@ async def test_hot_statements_use_their_indexes_among_many_finished_jobs(install
     assert "Seq Scan on jobs" not in renew
     expired = await plan(installation, sql.LEASES_EXPIRED)
     assert "attempts_running" in expired
-    batch = (f"'{job}'::uuid", "1", f"'{runner}'::uuid", "1", "2", "'succeeded'::text", "9", "'line'::text", "NULL::text", "1")
+    batch = (
+        f"'{job}'::uuid",
+        "1",
+        f"'{runner}'::uuid",
+        "1",
+        "2",
+        "'succeeded'::text",
+        "9",
+        "'line'::text",
+        "NULL::text",
+        "1",
+    )
     arrays = [f"array_fill({value}, ARRAY[200])" for value in batch]
     store = await plan(installation, events_sql.EVENTS_STORE, *arrays, "'[]'", "'[]'")
     # The fence goes by primary key: the index of running attempts is full of dead entries when it matters.
@@ -176,4 +187,12 @@ async def test_hot_statements_use_their_indexes_among_many_finished_jobs(install
     assert "attempts_running" not in store
     assert "Seq Scan" not in store
     assert "Seq Scan" not in await plan(installation, events_sql.EVENTS_READ, f"'{job}'", "1", "1", "1000")
-    assert "jobs_queued_listed" in await plan(installation, jobs_sql.JOBS_LIST_QUEUED, "NULL", "1000", "20")
+    for state, index in (
+        ("queued", "jobs_queued_listed"),
+        ("running", "attempts_running"),
+        (None, "job_number_is_unique"),
+    ):
+        assert index in await plan(installation, jobs_sql.jobs_list(state, of_pipeline=False), "1000", "20")
+    for state in ("queued", "running", "failed", None):
+        of_one = await plan(installation, jobs_sql.jobs_list(state, of_pipeline=True), "1000", "20", "'hello'")
+        assert "Seq Scan on jobs" not in of_one

@@ -25,7 +25,7 @@ async def create(installation: Installation, cron: str = "30 6 * * *", **fields:
 
 
 async def fire(replica: Replica, now: datetime) -> int:
-    return await schedules.fire_due(replica.parts.database, replica.parts.notifications, now)
+    return await schedules.fire_due(replica.parts.database, replica.parts.submissions, replica.parts.notifications, now)
 
 
 async def shown(installation: Installation, name: str = "nightly") -> Schedule:

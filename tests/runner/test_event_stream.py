@@ -18,7 +18,8 @@ JOB = "01a20f74-ea89-7548-8cfc-03692d59bfa9"
 class Collected:
     """A sink that keeps what it gets, and can be held up."""
 
-    def __init__(self, *, held: bool = False) -> None:
+    def __init__(self, *, held: bool = False, gathering_seconds: float = 0.0) -> None:
+        self.gathering_seconds = gathering_seconds
         self.events: list[AnyEvent] = []
         self.batches: list[int] = []
         self.next_seq = 1
@@ -38,6 +39,8 @@ class Collected:
 
 
 class Refusing:
+    gathering_seconds = 0.0
+
     def __init__(self) -> None:
         self.asked = anyio.Event()
         self.go_on = anyio.Event()
@@ -51,6 +54,39 @@ class Refusing:
 
 def stream_to(sink: Collected | Refusing, log_bytes_maximum: int = 1 << 30) -> EventStream:
     return EventStream(job=JOB, number=7, attempt=2, sink=sink, log_bytes_maximum=log_bytes_maximum)
+
+
+async def test_events_wait_for_company_and_a_final_one_for_nothing() -> None:
+    sink = Collected(gathering_seconds=3600.0)
+    stream = stream_to(sink)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.deliver_all)
+            await stream.job_state("running")
+            await anyio.wait_all_tasks_blocked()
+            assert not sink.batches
+            await stream.stage("only", "running")
+            await stream.job_state("succeeded")
+            stream.finish()
+    assert len(sink.events) == 3
+    assert len(sink.batches) == 1
+
+
+async def test_a_full_batch_waits_for_no_more() -> None:
+    sink = Collected(gathering_seconds=3600.0)
+    stream = stream_to(sink)
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stream.deliver_all)
+            for number in range(3):
+                await stream.log("only", "info", "stdout", f"{number}" * BATCH_BYTES)
+                while len(sink.batches) <= number:
+                    await anyio.lowlevel.checkpoint()
+            await stream.log("only", "info", "stdout", "the last one, and no more come")
+            await anyio.wait_all_tasks_blocked()
+            assert len(sink.batches) == 3
+            stream.finish()
+    assert len(sink.batches) == 4
 
 
 async def test_events_of_all_kinds_are_numbered_from_one_and_come_in_the_order_they_were_told() -> None:
