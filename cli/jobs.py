@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import anyio
 import click
@@ -195,6 +196,8 @@ def job(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
         "priority": str(found.priority) if found.priority else None,
         "group": found.concurrency_group,
         "waits for": found.waits_for,
+        "begins with": None if found.resume is None else f"stage {found.resume.stage}",
+        "files kept": None if found.workspace_kept_until is None else f"until {found.workspace_kept_until}",
         "attempt": str(found.attempt),
         "runner": found.runner,
         "created": found.created_at,
@@ -235,18 +238,21 @@ def logs(job: str, *, follow: bool, as_json: bool, verbose: bool, orchestrator: 
 @click.argument("job", required=False)
 @click.option("--queued", is_flag=True, help="Cancel all jobs that wait, instead of one.")
 @click.option("--pipeline", help="With --queued: only jobs of this pipeline.")
+@click.option("--force", is_flag=True, help="End it at once: kill its commands, run no `on_cancel` or `finally` stage.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("orchestrator")
 def cancel(
-    job: str | None, pipeline: str | None, *, queued: bool, as_json: bool, orchestrator: tuple[str, ...]
+    job: str | None, pipeline: str | None, *, queued: bool, force: bool, as_json: bool, orchestrator: tuple[str, ...]
 ) -> None:
-    """Cancel the job with the number or id JOB: at once where it waits; where it runs, its commands are stopped.
+    """Cancel the job with the number or id JOB: at once where it waits; where it runs, its commands are asked to end.
+
+    What has not ended after the pipeline's `cancel_grace` is killed; then its `on_cancel` and `finally` stages run.
 
     With --queued, all jobs that wait are cancelled; what runs goes on.
     """
     if queued:
-        if job is not None:
-            raise click.UsageError("give a JOB or --queued, not both")
+        if job is not None or force:
+            raise click.UsageError("--force goes with a JOB" if force else "give a JOB or --queued, not both")
         body = JobsCancel(pipeline=pipeline, state="queued")
         done = connection.ask(
             orchestrator, lambda client: client.post("/v1/jobs/cancel", JobsCancelled, body, seconds=BATCH_SECONDS)
@@ -255,8 +261,8 @@ def cancel(
         return
     if job is None or pipeline is not None:
         raise click.UsageError("Missing argument 'JOB'." if job is None else "--pipeline goes with --queued")
-    path = connection.job_path(job)
-    found = connection.ask(orchestrator, lambda client: client.post(f"{path}/cancel", Job))
+    path = f"{connection.job_path(job)}/cancel" + ("?force=true" if force else "")
+    found = connection.ask(orchestrator, lambda client: client.post(path, Job))
     if as_json:
         click.echo(msgspec.json.encode(found).decode())
     elif found.state == "cancelled":
@@ -265,14 +271,28 @@ def cancel(
         click.echo(f"job {found.number} is being cancelled; `moonyard logs -f {found.number}` shows it end")
 
 
-@click.command(short_help="Run a job that ended once more.")
+@click.command(short_help="Run a job that ended once more, from the start or a stage.")
 @click.argument("job")
+@click.option("--from", "from_stage", metavar="STAGE", help="Begin with this stage; those before it are skipped.")
+@click.option(
+    "--without-workspace", is_flag=True, help="With --from: begin with an empty workspace, not with the kept one."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("orchestrator")
-def retry(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
-    """Queue the job with the number or id JOB once more: the same version and inputs, as its next attempt."""
-    path = connection.job_path(job)
-    found = connection.ask(orchestrator, lambda client: client.post(f"{path}/retry", Job))
+def retry(
+    job: str, from_stage: str | None, *, without_workspace: bool, as_json: bool, orchestrator: tuple[str, ...]
+) -> None:
+    """Queue the job with the number or id JOB once more: the same version and inputs, as its next attempt.
+
+    With --from, the stages before STAGE are skipped, which all have to have succeeded, and the attempt begins with the
+    workspace that was kept when the job failed (the pipeline's `keep_workspace`).
+    """
+    if without_workspace and from_stage is None:
+        raise click.UsageError("--without-workspace goes with --from")
+    path = f"{connection.job_path(job)}/retry"
+    if from_stage is not None:
+        path += f"?from={quote(from_stage, safe='')}" + ("&without_workspace=true" if without_workspace else "")
+    found = connection.ask(orchestrator, lambda client: client.post(path, Job))
     if as_json:
         click.echo(msgspec.json.encode(found).decode())
     else:

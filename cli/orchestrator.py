@@ -5,18 +5,30 @@ from __future__ import annotations
 import anyio
 import click
 
-from cli import settings
+from cli import service_log, settings
+from cli.service_log import LogFormat
+from schema import tracing
 from schema.errors import MoonyardError, single_error
+from schema.tracing import Tracer
 
 
 @click.command(short_help="Run one orchestrator before a Postgres.")
 @settings.setting("database_url")
+@settings.setting("listen_url")
 @settings.setting("host")
 @settings.setting("port")
 @settings.setting("lease_seconds")
 @settings.setting("keep_days")
+@settings.setting("log_format")
 def orchestrator(
-    *, database_url: str | None, host: str, port: int, lease_seconds: float, keep_days: float | None
+    *,
+    database_url: str | None,
+    listen_url: str | None,
+    host: str,
+    port: int,
+    lease_seconds: float,
+    keep_days: float | None,
+    log_format: LogFormat,
 ) -> None:
     """Run an orchestrator: a stateless replica before a Postgres. Any number may run; SIGTERM drains one.
 
@@ -27,6 +39,7 @@ def orchestrator(
     from orchestrator import serve
     from orchestrator.settings import OrchestratorSettings
 
+    service_log.choose(log_format)
     if database_url is None:
         raise MoonyardError(
             "an orchestrator needs a Postgres, and none is named",
@@ -37,11 +50,20 @@ def orchestrator(
             ),
         )
     chosen = OrchestratorSettings(
-        database_url=database_url, host=host, port=port, lease_seconds=lease_seconds, keep_days=keep_days
+        database_url=database_url,
+        listen_url=listen_url,
+        host=host,
+        port=port,
+        lease_seconds=lease_seconds,
+        keep_days=keep_days,
     )
 
-    async def go() -> None:
-        with single_error():
-            await serve.serve(chosen, started=lambda address: click.echo(f"orchestrator listens on {address}"))
+    def started(address: str) -> None:
+        service_log.tell(f"orchestrator listens on {address}", err=False)
 
-    anyio.run(go, backend_options={"use_uvloop": True})
+    async def go(tracer: Tracer | None) -> None:
+        with single_error():
+            await serve.serve(chosen, started=started, tracer=tracer)
+
+    with tracing.tracer("moonyard-orchestrator") as tracer:
+        anyio.run(go, tracer, backend_options={"use_uvloop": True})

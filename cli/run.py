@@ -66,13 +66,13 @@ def run(
 
         source = read_pipeline(file)
         given: dict[str, object] = dict(parse_inputs(inputs))
-        stop = anyio.Event()
+        stop, kill = anyio.Event(), anyio.Event()
 
         async def go() -> JobEvent:
             final: JobEvent | None = None
             with single_error():
                 async with anyio.create_task_group() as tasks:
-                    await tasks.start(_stop_on_signal, stop)
+                    await tasks.start(_stop_on_signal, stop, kill)
                     final = await local.run(
                         filename=os.fsencode(file.name).decode(errors="backslashreplace"),
                         source=source,
@@ -86,6 +86,7 @@ def run(
                         artifact_folder=ARTIFACT_FOLDER,
                         print_lines=lambda lines: _print(shown, lines),
                         stop=stop,
+                        kill=kill,
                     )
                     tasks.cancel_scope.cancel()
             assert final is not None, "a run that raised nothing has a final event"
@@ -110,17 +111,21 @@ def run(
     return 0 if final.state == "succeeded" else EXIT_JOB_FAILED
 
 
-async def _stop_on_signal(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+async def _stop_on_signal(stop: anyio.Event, kill: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
     # A closed terminal ends a run as Ctrl-C does, but for one that was told to outlive it (`nohup`).
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hangup) as signals:
         task_status.started()
         async for number in signals:
             with suppress(OSError):  # whoever read our stderr may have gone first
-                if stop.is_set():
+                if kill.is_set():
                     click.echo("cleaning up; a moment longer ...", err=True)
+                elif stop.is_set():
+                    click.echo(f"{number.name}: ending it at once and removing its containers ...", err=True)
                 else:
-                    click.echo(f"{number.name}: cancelling the job and removing its containers ...", err=True)
+                    click.echo(f"{number.name}: cancelling the job; once more ends it at once ...", err=True)
+            if stop.is_set():
+                kill.set()
             stop.set()
 
 

@@ -14,10 +14,13 @@ import anyio.abc
 import click
 import msgspec
 
-from cli import connection, settings
+from cli import connection, service_log, settings
+from cli.service_log import LogFormat
 from cli.tables import age, print_json, print_table
+from schema import log_context, tracing
 from schema.client import Client
 from schema.errors import MoonyardError, single_error
+from schema.tracing import Tracer
 from schema.wire import RunnerList, RunnerRegister, RunnerRegistered, RunnersDrained
 
 CREDENTIALS_FILE = "runner.toml"
@@ -75,7 +78,9 @@ def register(
 @settings.setting("capacity")
 @settings.setting("drain_seconds")
 @settings.setting("default_image")
+@settings.setting("warm_containers")
 @settings.setting("engine_socket")
+@settings.setting("log_format")
 def start(
     *,
     orchestrator: tuple[str, ...],
@@ -83,12 +88,15 @@ def start(
     capacity: int,
     drain_seconds: float,
     default_image: str,
+    warm_containers: int,
     engine_socket: str | None,
+    log_format: LogFormat,
 ) -> None:
     """Start the runner that was registered here. SIGTERM or Ctrl-C drains it: running jobs are finished first."""
     from runner import agent
     from runner.engine.settings import EngineSettings
 
+    service_log.choose(log_format)
     path = state_folder / CREDENTIALS_FILE
     if not path.exists():
         raise MoonyardError(
@@ -102,6 +110,7 @@ def start(
             socket=engine_socket,
             image_map=settings.image_map(),
             default_image=default_image,
+            warm_containers=warm_containers,
             state_folder=state_folder,
         ),
         orchestrators=list(orchestrator) or credentials.orchestrator,
@@ -111,16 +120,17 @@ def start(
         drain_seconds=drain_seconds,
     )
 
-    async def go() -> None:
+    async def go(tracer: Tracer | None) -> None:
         stop = anyio.Event()
-        with single_error():
+        with single_error(), log_context.about(runner=credentials.id):
             async with anyio.create_task_group() as tasks:
                 await tasks.start(_stop_on_signal, stop)
-                click.echo(f"runner `{credentials.name}` starts; it asks {', '.join(chosen.orchestrators)}", err=True)
-                await agent.serve(chosen, stop)
+                service_log.tell(f"runner `{credentials.name}` starts; it asks {', '.join(chosen.orchestrators)}")
+                await agent.serve(chosen, stop, tracer)
                 tasks.cancel_scope.cancel()
 
-    anyio.run(go, backend_options={"use_uvloop": True})
+    with tracing.tracer("moonyard-runner") as tracer:
+        anyio.run(go, tracer, backend_options={"use_uvloop": True})
 
 
 @runner.command("list")
@@ -195,6 +205,7 @@ class _Credentials(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     orchestrator: list[str]
     token: str
+    id: str
 
     @classmethod
     def read(cls, path: Path) -> _Credentials:
@@ -211,5 +222,5 @@ async def _stop_on_signal(stop: anyio.Event, *, task_status: anyio.abc.TaskStatu
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         task_status.started()
         async for number in signals:
-            click.echo(f"{number.name}: draining; no new jobs are taken", err=True)
+            service_log.tell(f"{number.name}: draining; no new jobs are taken")
             stop.set()

@@ -107,6 +107,9 @@ class Setting:
 
 SETTINGS: Final[dict[str, Setting]] = {
     "database_url": Setting("The Postgres that holds all state: postgresql://user@host/database."),
+    "listen_url": Setting(
+        "The Postgres itself, to LISTEN at, where database_url leads to a connection pooler; or `off`."
+    ),
     "orchestrator": Setting(
         "An orchestrator's address; several may be given, the next is asked when one does not answer.", multiple=True
     ),
@@ -120,6 +123,12 @@ SETTINGS: Final[dict[str, Setting]] = {
     "default_image": Setting(
         "The image of the container that a stage without its own runs in.",
         default="docker.io/library/alpine:latest",
+        show_default=True,
+    ),
+    "warm_containers": Setting(
+        "How many containers a runner may keep ready, made ahead of need; 0 makes each when it is asked for.",
+        type=click.IntRange(0, 1000),
+        default=4,
         show_default=True,
     ),
     "host": Setting("The address to listen on.", default="127.0.0.1", show_default=True),
@@ -141,6 +150,12 @@ SETTINGS: Final[dict[str, Setting]] = {
         "How long running jobs may go on after a runner was told to stop.",
         type=click.FloatRange(0),
         default=600.0,
+        show_default=True,
+    ),
+    "log_format": Setting(
+        "How a service says what it does: text for people, or one JSON object a line.",
+        type=click.Choice(["text", "json"]),
+        default="text",
         show_default=True,
     ),
     "replicas": Setting(

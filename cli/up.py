@@ -24,8 +24,9 @@ import anyio
 import anyio.abc
 import click
 
-from cli import embedded, settings
+from cli import embedded, service_log, settings
 from cli.runner import CREDENTIALS_FILE
+from cli.service_log import LogFormat
 from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
 from schema.errors import MoonyardError, single_error
 from schema.wire import Health, RunnerList, Token, TokenCreate
@@ -46,7 +47,10 @@ RESTARTS_WINDOW_SECONDS: Final = 60.0
 @settings.setting("port")
 @settings.setting("replicas")
 @settings.setting("capacity")
-def up(*, database_url: str | None, state_folder: Path, port: int, replicas: int, capacity: int) -> None:
+@settings.setting("log_format")
+def up(
+    *, database_url: str | None, state_folder: Path, port: int, replicas: int, capacity: int, log_format: LogFormat
+) -> None:
     """Start everything on this machine, and stop it with Ctrl-C.
 
     An embedded Postgres keeps all state below the state folder (or --database-url names another), orchestrators listen
@@ -56,6 +60,7 @@ def up(*, database_url: str | None, state_folder: Path, port: int, replicas: int
     if port == 0:
         raise click.UsageError("--port 0 means any free port, and the runner has to know which: name one")
     state_folder = state_folder.resolve()
+    service_log.choose(log_format)
     with ExitStack() as stack:
         stack.enter_context(_only_one(state_folder))
         _check_ports(range(port, port + replicas))
@@ -63,7 +68,7 @@ def up(*, database_url: str | None, state_folder: Path, port: int, replicas: int
             _say("postgres", "starting the embedded one ...")
             database_url = stack.enter_context(embedded.postgres(state_folder / "postgres"))
         _migrate(database_url)
-        installation = Installation(database_url, state_folder, port, replicas, capacity)
+        installation = Installation(database_url, state_folder, port, replicas, capacity, log_format)
 
         async def go() -> None:
             with single_error():
@@ -117,13 +122,22 @@ def _migrate(database_url: str) -> None:
 class Installation:
     """The processes that ``up`` keeps running."""
 
-    def __init__(self, database_url: str, state_folder: Path, port: int, replicas: int, capacity: int) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        state_folder: Path,
+        port: int,
+        replicas: int,
+        capacity: int,
+        log_format: LogFormat,
+    ) -> None:
         self._database_url = database_url
         self._state_folder = state_folder
         self._runner_folder = state_folder / "runner"
         self._addresses = [f"http://127.0.0.1:{port + offset}" for offset in range(replicas)]
         self._ports = [port + offset for offset in range(replicas)]
         self._capacity = capacity
+        self._environment = {"MOONYARD_LOG_FORMAT": log_format}
 
     async def run(self) -> None:
         """Start all parts, say what is there, and wait for a signal; then stop all parts in order.
@@ -158,7 +172,7 @@ class Installation:
                 f"orchestrator:{port}",
                 [*_moonyard(), "orchestrator", "--host", "127.0.0.1", "--port", str(port)],
                 # The URL may hold a password, and an argument can be read by everybody.
-                {"MOONYARD_DATABASE_URL": self._database_url},
+                self._environment | {"MOONYARD_DATABASE_URL": self._database_url},
                 stop_seconds=STOP_SECONDS,
             )
             for port in self._ports
@@ -175,7 +189,7 @@ class Installation:
                 *("--capacity", str(self._capacity)),
                 *("--drain-seconds", str(DRAIN_SECONDS)),
             ],
-            {},
+            self._environment,
             stop_seconds=DRAIN_SECONDS + STOP_SECONDS,
         )
 
@@ -374,6 +388,9 @@ class Output:
 
 
 def _say(part: str, text: str) -> None:
+    if service_log.is_json():
+        service_log.pass_on(part, text)
+        return
     click.echo(f"{click.style(f'{part:>17} │', fg='bright_black')} {text}", err=True)
 
 

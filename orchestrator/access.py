@@ -9,6 +9,7 @@ from litestar.handlers import BaseRouteHandler
 
 from orchestrator import parts
 from orchestrator.problems import Forbidden
+from schema import log_context
 
 Access = Literal["public", "admin", "registration", "runner"]
 KEY: Final = "access"
@@ -17,7 +18,8 @@ PUBLIC: Final[dict[str, Access]] = {KEY: "public"}
 ADMIN: Final[dict[str, Access]] = {KEY: "admin"}
 REGISTRATION: Final[dict[str, Access]] = {KEY: "registration"}
 RUNNER: Final[dict[str, Access]] = {KEY: "runner"}
-
+_LOGGED_PARAMETERS: Final = frozenset({"job", "attempt"})
+"""Of a route's path: what its lines in the log are about."""
 
 _HINTS: Final[dict[Access, str]] = {
     "public": "",
@@ -43,3 +45,10 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
             hint=None if access is None else _HINTS[access],
         )
     connection.scope["auth"] = identity
+    about: dict[str, log_context.Fact] = {
+        name: value for name, value in connection.path_params.items() if name in _LOGGED_PARAMETERS
+    }
+    if identity.runner is not None:
+        about["runner"] = str(identity.runner)
+    if about:
+        log_context.note(**about)

@@ -44,7 +44,7 @@ from orchestrator.versions import Versions
 from schema.database import DatabaseUnavailable
 from schema.definition import InputValue
 from schema.tracing import Tracer
-from schema.wire import Assignment
+from schema.wire import Assignment, Resume
 
 log: Final = logging.getLogger(__name__)
 
@@ -247,6 +247,7 @@ class Dispatcher:
             definition=version.definition,
             inputs=msgspec.json.decode(row["inputs"], type=dict[str, InputValue]),
             lease_seconds=self._lease_seconds,
+            resume=None if row["resume"] is None else msgspec.json.decode(row["resume"], type=Resume),
             traceparent=traces.claimed(self._tracer, row, version.pipeline),
         )
 

@@ -27,12 +27,16 @@ import msgspec
 from orchestrator.database import Connection, Database, Row
 from orchestrator.notifications import Notifications
 from orchestrator.sql import claims as sql
+from schema import log_context
 from schema.errors import ErrorInfo
 from schema.states import JobState
 
 log: Final = logging.getLogger(__name__)
 
 LOST: Final = "attempt_lost"
+
+Outcome = tuple[JobState, ErrorInfo | None]
+"""What becomes of a job, and why."""
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +45,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     job: UUID
     gone: bool
     cancel: bool
+    kill: bool
 
 
 async def renew(
@@ -54,7 +59,7 @@ async def renew(
     """Renew all leases that a runner holds, and note that it was seen."""
     jobs, attempts = [job for job, _ in held], [attempt for _, attempt in held]
     rows = await database.rows(sql.LEASES_RENEW, runner, jobs, attempts, lease_seconds, draining)
-    return [Lease(job=row["job_id"], gone=row["gone"], cancel=row["cancel"]) for row in rows]
+    return [Lease(job=row["job_id"], gone=row["gone"], cancel=row["cancel"], kill=bool(row["kill"])) for row in rows]
 
 
 async def lose_expired(database: Database, notifications: Notifications, *, losses_maximum: int) -> int:
@@ -62,8 +67,8 @@ async def lose_expired(database: Database, notifications: Notifications, *, loss
     async with database.transaction() as connection:
         rows = await connection.fetch(sql.LEASES_EXPIRED)
         for row in rows:
-            await _lose(connection, row, _silent(row, losses_maximum), losses=1)
-    _tell(notifications, rows)
+            await lose(connection, row, outcome(row, _silent(row), losses_maximum), losses=1)
+    tell(notifications, rows)
     return len(rows)
 
 
@@ -73,40 +78,48 @@ async def give_back(database: Database, notifications: Notifications, job: UUID,
         rows = await connection.fetch(sql.ATTEMPT_UNANSWERED, job, attempt)
         for row in rows:
             state: JobState = "cancelled" if row["cancel"] else "queued"
-            await _lose(connection, row, (state, None), losses=0)
-    _tell(notifications, rows)
+            await lose(connection, row, (state, None), losses=0)
+    tell(notifications, rows)
 
 
-def _silent(row: Row, losses_maximum: int) -> tuple[JobState, ErrorInfo | None]:
+def _silent(row: Row) -> ErrorInfo:
     what = f"attempt {row['attempt']} was lost: nothing was heard of runner `{row['runner']}` until its lease ran out"
+    return ErrorInfo(code=LOST, message=what)
+
+
+def outcome(row: Row, error: ErrorInfo, losses_maximum: int) -> Outcome:
+    """Say what becomes of a job whose attempt was lost."""
     if row["cancel"]:
-        return "cancelled", ErrorInfo(code=LOST, message=what)
+        return "cancelled", error
     if row["losses"] >= losses_maximum:
         return "lost", ErrorInfo(
             code="job_lost",
-            message=f"job {row['number']} was lost with its runner {row['losses'] + 1} times and is not tried again",
-            cause=ErrorInfo(code=LOST, message=what),
-            hint="Look at the runner's own log and its machine: it was stopped, cut off, or out of memory.",
+            message=f"job {row['number']} was lost {row['losses'] + 1} times and is not tried again",
+            cause=error,
+            hint="Look at the runner's own log and its machine: it was stopped, cut off, or out of memory; "
+            "or its engine was.",
         )
-    return "queued", ErrorInfo(code=LOST, message=what)
+    return "queued", error
 
 
-async def _lose(connection: Connection, row: Row, outcome: tuple[JobState, ErrorInfo | None], *, losses: int) -> None:
+async def lose(connection: Connection, row: Row, outcome: Outcome, *, losses: int) -> None:
+    """End an attempt as lost, and tell what becomes of its job. The attempt's row has to be locked."""
     state, error = outcome
     told = None if error is None else msgspec.json.encode(error).decode()
     await connection.execute(
         sql.ATTEMPT_LOSE, row["job_id"], row["attempt"], state, losses, told, None if state == "queued" else told
     )
-    log.warning(
-        "job %d attempt %d was lost with runner `%s`: the job is %s",
-        row["number"],
-        row["attempt"],
-        row["runner"],
-        state,
-    )
+    with log_context.about(job=str(row["job_id"]), attempt=row["attempt"]):
+        log.warning(
+            "job %d attempt %d was lost with runner `%s`: the job is %s",
+            row["number"],
+            row["attempt"],
+            row["runner"],
+            state,
+        )
 
 
-def _tell(notifications: Notifications, rows: Sequence[Row]) -> None:
+def tell(notifications: Notifications, rows: Sequence[Row]) -> None:
     for row in rows:
         notifications.job_told(row["job_id"])
     if rows:

@@ -22,10 +22,16 @@ from schema.database import DatabaseUnavailable
 log: Final = logging.getLogger(__name__)
 
 LEASES_SECONDS: Final = 1.0
+LEASES_SECONDS_MAXIMUM: Final = 10.0
+LOOK_SHARE: Final = 0.05
+"""How much of the time looking for leases may take: an open transaction elsewhere keeps the entries of all attempts that
+ended since in the index of running ones, and each look walks over them."""
 RELEASE_SECONDS: Final = 1.0
 SCHEDULES_SECONDS: Final = 1.0
 TOKENS_SECONDS: Final = 10.0
 SWEEP_SECONDS: Final = 600.0
+FIRST_SECONDS: Final = 20.0
+"""How soon a duty is done for the first time at the latest: a replica may be restarted more often than it is due."""
 UPLOAD_AGE_MAXIMUM: Final = 2 * 3600.0
 UNNAMED_AGE_MAXIMUM: Final = 24 * 3600.0
 
@@ -42,29 +48,38 @@ async def run(parts: Parts) -> None:
         await releases.time_out(parts.database, parts.notifications)
 
     async def fire() -> None:
-        await schedules.fire_due(parts.database, parts.notifications)
+        await schedules.fire_due(parts.database, parts.submissions, parts.notifications)
 
     async def sweep() -> None:
         if parts.settings.keep_days is not None:
             await retention.remove_old_jobs(parts.database, parts.settings.keep_days)
+            await retention.remove_old_audit(parts.database, parts.settings.keep_days)
+        await retention.remove_expired_workspaces(parts.database)
         await parts.database.rows(artifacts_sql.BLOBS_SWEEP_NASCENT, UPLOAD_AGE_MAXIMUM)
         # One may be named at this very moment: then the rest is swept the next time.
         with contextlib.suppress(asyncpg.ForeignKeyViolationError):
             await parts.database.rows(artifacts_sql.BLOBS_SWEEP_UNNAMED, UNNAMED_AGE_MAXIMUM)
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_repeat, "looking for leases that ran out", LEASES_SECONDS, expire)
+        tasks.start_soon(_repeat, "looking for leases that ran out", LEASES_SECONDS, expire, LEASES_SECONDS_MAXIMUM)
         tasks.start_soon(_repeat, "letting go of jobs", RELEASE_SECONDS, release)
         tasks.start_soon(_repeat, "firing schedules", SCHEDULES_SECONDS, fire)
         tasks.start_soon(_repeat, "noting the use of tokens", TOKENS_SECONDS, parts.authentication.note_uses)
         tasks.start_soon(_repeat, "removing what is old", SWEEP_SECONDS, sweep)
 
 
-async def _repeat(what: str, seconds: float, duty: Callable[[], Awaitable[None]]) -> None:
+async def _repeat(
+    what: str, seconds: float, duty: Callable[[], Awaitable[None]], seconds_maximum: float | None = None
+) -> None:
+    """Do a duty every ``seconds``; where it takes long, less often, down to every ``seconds_maximum``."""
+    pause = min(seconds, FIRST_SECONDS)
     while True:
         # Spread out, so that replicas started together do not do it together.
-        await anyio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311
+        await anyio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+        started = anyio.current_time()
         try:
             await duty()
         except DatabaseUnavailable as error:
             log.warning("%s failed: %s", what, error.message)
+        took = anyio.current_time() - started
+        pause = seconds if seconds_maximum is None else min(max(seconds, took / LOOK_SHARE), seconds_maximum)

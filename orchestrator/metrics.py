@@ -6,11 +6,9 @@ scrape and are the same from every replica. Routes stand by their pattern, so th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Final
 
-from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from orchestrator.database import Database
@@ -67,29 +65,8 @@ class Metrics:
             self._runners.labels(state).set(row[state])
         return generate_latest(self._registry)
 
-    def watch(self, application: ASGIApp) -> ASGIApp:
-        """Count and time the requests of an application."""
-
-        async def watched(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http":
-                await application(scope, receive, send)
-                return
-            started = time.perf_counter()
-            status = 0
-
-            async def note(message: Message) -> None:
-                nonlocal status
-                if message["type"] == "http.response.start":
-                    status = message["status"]
-                await send(message)
-
-            try:
-                await application(scope, receive, note)
-            finally:
-                # The application writes into the scope which of its routes it was; a request for none has no pattern.
-                route = str(scope.get("path_template") or "none")
-                self._requests.labels(scope["method"], route, str(status or "broken off")).inc()
-                if not route.startswith(_WAITING_ROUTES):
-                    self._seconds.labels(route).observe(time.perf_counter() - started)
-
-        return watched
+    def note_request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count a request, and its time. A status of 0 is one whose client went away before its answer."""
+        self._requests.labels(method, route, str(status or "broken off")).inc()
+        if not route.startswith(_WAITING_ROUTES):
+            self._seconds.labels(route).observe(seconds)

@@ -7,6 +7,8 @@ NOTIFY takes a lock on the whole Postgres instance at commit, so it never stands
 one sender a replica gathers what there is to tell and sends it in one statement, at most 20 times a second. A payload
 is ``<replica>:<id>,<id>,...``; a replica passes over its own. That of the queue is the lowest place of what was queued,
 where it is known: claims then need not look from the start.
+
+Where nobody can listen, as behind a connection pooler, a replica looks once a second for what it would have heard.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ log: Final = logging.getLogger(__name__)
 SEND_PAUSE_SECONDS: Final = 0.05
 CHECK_SECONDS: Final = 5.0
 RECONNECT_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 1.0
 PAYLOAD_IDS_MAXIMUM: Final = 200
 """Postgres takes payloads of less than 8,000 bytes; an id has 36 and a comma."""
 PLACE_UNKNOWN: Final = -(2**62)
@@ -82,6 +85,10 @@ class Bells(Generic[Key]):
     def is_heard(self, key: Key) -> bool:
         """Say whether somebody listens for a key."""
         return key in self._listeners
+
+    def heard(self) -> list[Key]:
+        """List the keys that somebody listens for."""
+        return list(self._listeners)
 
     def ring(self, key: Key) -> None:
         for listener in self._listeners.get(key, ()):
@@ -154,12 +161,27 @@ class Notifications:
             await anyio.sleep(SEND_PAUSE_SECONDS)
 
     async def listen_for_ever(self) -> None:
+        """Hear what other replicas and psql say, or look for it where nobody can listen."""
+        if self._database.listen_url is None:
+            log.info("nothing is listened to: what other replicas do is looked for every %g s", LOOK_SECONDS)
         while True:
             try:
-                await self._listen()
+                if self._database.listen_url is None:
+                    await self._look()
+                else:
+                    await self._listen()
             except DatabaseUnavailable as error:
                 log.warning("listening for other replicas failed: %s; trying again", error.message)
             await anyio.sleep(RECONNECT_SECONDS)
+
+    async def _look(self) -> None:
+        """Ring for whom there is something. Jobs that were queued are looked for by whoever hands them out."""
+        while True:
+            await anyio.sleep(LOOK_SECONDS)
+            self.jobs.ring_all()
+            if runners := self.runners.heard():
+                for row in await self._database.rows(sql.RUNNERS_CALLED, runners):
+                    self.runners.ring(row["id"])
 
     async def _listen(self) -> None:
         async with self._database.listener() as connection:

@@ -16,6 +16,7 @@ from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
 from orchestrator.record import Record
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.submissions import Submissions
 from orchestrator.versions import Versions
 
 STATE_NAME: Final = "parts"
@@ -29,6 +30,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     versions: Versions
     dispatcher: Dispatcher
     record: Record
+    submissions: Submissions
     checker: Checker
     metrics: Metrics
     draining: anyio.Event

@@ -20,15 +20,20 @@ from schema.wire import PipelineVersion
 SHA256_LENGTH: Final = 64
 
 
-async def store(database: Database, filename: str, source: str, definition: PipelineDefinition) -> PipelineVersion:
-    """Make a checked file the newest version of its pipeline."""
+async def store(
+    database: Database, filename: str, source: str, definition: PipelineDefinition, *, actor: str
+) -> PipelineVersion:
+    """Make a checked file the newest version of its pipeline.
+
+    :param actor: who wants it, for the audit.
+    """
     sha256 = hashlib.sha256(source.encode()).hexdigest()
     text = msgspec.json.encode(definition).decode()
     async with database.transaction() as connection:
         pipeline = await connection.fetchrow(sql.PIPELINE_LOCK, uuid7(), definition.name)
         assert pipeline is not None, "the statement gives the row, whether it was there or not"
         await connection.execute(sql.VERSION_STORE, uuid7(), pipeline["id"], sha256, filename, source, text)
-        version = await connection.fetchrow(sql.VERSION_POINT, pipeline["id"], sha256)
+        version = await connection.fetchrow(sql.VERSION_POINT, pipeline["id"], sha256, actor)
         assert version is not None, "the version was stored, now or before"
     return PipelineVersion(
         name=definition.name,
@@ -56,9 +61,9 @@ async def find(database: Database, name: str, version: str | None) -> Row:
     :raises NotFound: with the names that are near, where there is no such pipeline.
     """
     if version is None:
-        row = await database.row(sql.PIPELINE_GET, _searchable(name))
+        row = await database.row(sql.PIPELINE_GET, searchable(name))
     else:
-        row = await database.row(sql.VERSION_OF_PIPELINE, _searchable(name), _searchable(version))
+        row = await database.row(sql.VERSION_OF_PIPELINE, searchable(name), searchable(version))
     if row is not None:
         return row
     names = [known["name"] for known in await database.rows(sql.PIPELINE_NAMES)]
@@ -77,7 +82,7 @@ async def find(database: Database, name: str, version: str | None) -> Row:
     raise NotFound(f"there is no pipeline `{name[:100]}`", code="pipeline_unknown", hint=hint)
 
 
-def _searchable(text: str) -> str:
+def searchable(text: str) -> str:
     # Postgres takes no NUL; nothing stored has one, so the text without it is found just as little.
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 

@@ -17,6 +17,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, SerializationException, ValidationException
 from litestar.handlers import HTTPRouteHandler
 
+from schema import log_context
 from schema.database import DatabaseUnavailable
 from schema.definition import InputsInvalid, PipelineInvalid
 from schema.errors import MoonyardError
@@ -99,6 +100,7 @@ def refused(error: asyncpg.RaiseError) -> Refusal:
 def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Turn whatever ended a request into its answer."""
     problem, headers = _problem(request, error)
+    problem = msgspec.structs.replace(problem, request_id=_request_id())
     return Response(
         msgspec.json.encode(problem), status_code=problem.status, media_type=PROBLEM_MEDIA_TYPE, headers=headers
     )
@@ -133,9 +135,16 @@ def _problem(request: Request[Any, Any, Any], error: Exception) -> tuple[Problem
         case _:
             log.error("%s %s met a defect", request.method, path, exc_info=error)
             defect = MoonyardError(
-                f"the orchestrator has a defect: {type(error).__name__}", hint="Its log has the details."
+                f"the orchestrator has a defect: {type(error).__name__}",
+                hint=f"Its log has the details, under request {_request_id()}.",
             )
             return _of(defect, 500, path), {}
+
+
+def _request_id() -> str | None:
+    """Give the id under which the log has the request that is being answered."""
+    found = log_context.current().get("request")
+    return None if found is None else str(found)
 
 
 def _of(error: MoonyardError, status: int, path: str, problems: list[Any] | None = None) -> ProblemDocument:

@@ -1,4 +1,4 @@
-"""Removes what is old: jobs that ended long ago, with their logs, stages, commands and artifacts.
+"""Removes what is old: jobs that ended long ago, with their logs, stages, commands and artifacts; and the audit.
 
 It goes in small steps, each a transaction of its own that waits for nobody, so that the queue does not notice; the
 oldest jobs have the lowest numbers, so finding them costs nothing however long the history is. Contents that no
@@ -14,24 +14,51 @@ import anyio
 
 from orchestrator.database import Database
 from orchestrator.sql import retention as sql
+from orchestrator.sql import workspaces as workspaces_sql
 
 log: Final = logging.getLogger(__name__)
 
 STEP_JOBS: Final = 100
+STEP_AUDIT: Final = 1000
 STEPS_MAXIMUM: Final = 200
 """In one go: what is left then is the next one's."""
 PAUSE_SECONDS: Final = 0.05
 
 
-async def remove_old_jobs(database: Database, days: float) -> int:
-    """Remove jobs that ended more than ``days`` days ago, and give how many there were."""
+async def remove_expired_workspaces(database: Database) -> int:
+    """Remove kept workspaces whose time is over, and give how many there were; their contents are swept later."""
     removed = 0
     for _ in range(STEPS_MAXIMUM):
-        rows = await database.rows(sql.JOBS_REMOVE_OLD, days * 86400.0, STEP_JOBS)
+        rows = await database.rows(workspaces_sql.WORKSPACES_REMOVE_EXPIRED, STEP_JOBS)
         removed += len(rows)
         if len(rows) < STEP_JOBS:
             break
         await anyio.sleep(PAUSE_SECONDS)
+    return removed
+
+
+async def remove_old_jobs(database: Database, days: float) -> int:
+    """Remove jobs that ended more than ``days`` days ago, and give how many there were."""
+    removed = await _remove(database, sql.JOBS_REMOVE_OLD, days, STEP_JOBS)
     if removed:
         log.info("removed %d jobs that ended more than %g days ago", removed, days)
+    return removed
+
+
+async def remove_old_audit(database: Database, days: float) -> int:
+    """Remove rows of the audit that are older than ``days`` days, and give how many there were.
+
+    Each submit leaves one: they would outgrow the jobs that they speak of.
+    """
+    return await _remove(database, sql.AUDIT_REMOVE_OLD, days, STEP_AUDIT)
+
+
+async def _remove(database: Database, statement: str, days: float, step: int) -> int:
+    removed = 0
+    for _ in range(STEPS_MAXIMUM):
+        rows = await database.rows(statement, days * 86400.0, step)
+        removed += len(rows)
+        if len(rows) < step:
+            break
+        await anyio.sleep(PAUSE_SECONDS)
     return removed

@@ -22,11 +22,12 @@ import asyncpg
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from orchestrator import jobs, pipelines, problems, tokens
+from orchestrator import pipelines, problems, tokens
 from orchestrator.database import Connection, Database, Row
 from orchestrator.notifications import Notifications
 from orchestrator.problems import Conflict, NotFound, RequestInvalid
 from orchestrator.sql import schedules as sql
+from orchestrator.submissions import Submissions
 from orchestrator.versions import decode_definition
 from schema import times
 from schema.definition import PRIORITY_MAXIMUM, InputValue, resolve_inputs
@@ -71,6 +72,7 @@ async def create(database: Database, message: ScheduleCreate, actor: str) -> Sch
         message.priority,
         message.catch_up,
         next_at,
+        actor,
     )
     if made is None:
         raise Conflict(
@@ -78,7 +80,6 @@ async def create(database: Database, message: ScheduleCreate, actor: str) -> Sch
             code="schedule_exists",
             hint=f"`moonyard schedule delete {message.name}` makes room.",
         )
-    await database.rows(sql.NOTE, actor, "create", f"schedule {message.name}")
     return await get(database, message.name)
 
 
@@ -103,8 +104,7 @@ async def delete(database: Database, name: str, actor: str) -> Schedule:
     :raises NotFound: when there is none of that name.
     """
     schedule = await get(database, name)
-    await database.rows(sql.DELETE, name)
-    await database.rows(sql.NOTE, actor, "delete", f"schedule {name}")
+    await database.rows(sql.DELETE, name, actor)
     return schedule
 
 
@@ -115,7 +115,6 @@ async def pause(database: Database, name: str, actor: str) -> Schedule:
     """
     if await database.value(sql.PAUSE, name, actor) is None:
         raise _unknown(name)
-    await database.rows(sql.NOTE, actor, "pause", f"schedule {name}")
     return await get(database, name)
 
 
@@ -126,12 +125,13 @@ async def resume(database: Database, name: str, actor: str) -> Schedule:
     """
     schedule = await get(database, name)
     next_at = next_after(schedule.cron, schedule.time_zone, await database.value(sql.NOW))
-    await database.rows(sql.RESUME, name, next_at)
-    await database.rows(sql.NOTE, actor, "resume", f"schedule {name}")
+    await database.rows(sql.RESUME, name, actor, next_at)
     return await get(database, name)
 
 
-async def fire_due(database: Database, notifications: Notifications, now: datetime | None = None) -> int:
+async def fire_due(
+    database: Database, submissions: Submissions, notifications: Notifications, now: datetime | None = None
+) -> int:
     """Fire all schedules that are due; give how many jobs were submitted.
 
     :param now: by default the database's.
@@ -142,11 +142,11 @@ async def fire_due(database: Database, notifications: Notifications, now: dateti
             row = await connection.fetchrow(sql.DUE, now)
             if row is None:
                 return count
-            count += await _fire(database, connection, row)
+            count += await _fire(submissions, connection, row)
         notifications.queued()
 
 
-async def _fire(database: Database, connection: Connection, row: Row) -> int:
+async def _fire(submissions: Submissions, connection: Connection, row: Row) -> int:
     now: datetime = row["now"]
     fired: list[tuple[datetime, UUID]] = []
     error: ErrorInfo | None = None
@@ -167,7 +167,7 @@ async def _fire(database: Database, connection: Connection, row: Row) -> int:
         )
         try:
             async with connection.transaction():
-                fired.append((at, await jobs.submit_within(connection, database, message)))
+                fired.append((at, await submissions.submit_within(connection, message)))
         except asyncpg.RaiseError as refusal:
             error = problems.refused(refusal).info
         except problems.Refusal as refusal:

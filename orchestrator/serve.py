@@ -28,9 +28,11 @@ from orchestrator.notifications import Notifications
 from orchestrator.parts import Parts
 from orchestrator.record import Record
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.submissions import Submissions
 from orchestrator.versions import Versions
 from schema import database as schema_database
 from schema.errors import MoonyardError
+from schema.tracing import Tracer
 
 log: Final = logging.getLogger(__name__)
 
@@ -52,7 +54,9 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve(settings: OrchestratorSettings, *, started: Callable[[str], None]) -> None:
+async def serve(
+    settings: OrchestratorSettings, *, started: Callable[[str], None], tracer: Tracer | None = None
+) -> None:
     """Run a replica until SIGTERM or SIGINT, and let it drain; a second signal ends it at once.
 
     :param started: is called with the replica's address once it listens.
@@ -61,7 +65,7 @@ async def serve(settings: OrchestratorSettings, *, started: Callable[[str], None
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:
         await tasks.start(_stop_on_signal, stop)
-        await run(settings, stop=stop, started=started)
+        await run(settings, stop=stop, started=started, tracer=tracer)
         tasks.cancel_scope.cancel()
 
 
@@ -71,6 +75,7 @@ async def run(
     stop: anyio.Event,
     started: Callable[[str], None],
     with_parts: Callable[[Parts], None] = lambda _parts: None,
+    tracer: Tracer | None = None,
 ) -> None:
     """Run a replica until ``stop`` is set.
 
@@ -82,11 +87,11 @@ async def run(
     with _listening_socket(settings.host, settings.port) as listening:
         async with (
             Checker.open() as checker,
-            Database.open(settings.database_url, connections_maximum=settings.connections_maximum) as database,
-            _parts(settings, database, checker) as parts,
+            _database(settings) as database,
+            _parts(settings, database, checker, tracer) as parts,
         ):
             with_parts(parts)
-            server = Server(_config(parts, settings))
+            server = Server(_config(parts, settings, tracer))
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_drain_when, stop, parts, server)
                 tasks.start_soon(_say_when_started, server, listening, started)
@@ -95,10 +100,26 @@ async def run(
 
 
 @contextlib.asynccontextmanager
-async def _parts(settings: OrchestratorSettings, database: Database, checker: Checker) -> AsyncGenerator[Parts]:
+async def _database(settings: OrchestratorSettings) -> AsyncGenerator[Database]:
+    async with Database.open(
+        settings.database_url, connections_maximum=settings.connections_maximum, listen_url=settings.listen_url
+    ) as database:
+        if database.is_pooled and settings.listen_url is None:
+            log.warning(
+                "%s is behind a connection pooler, and `listen_url` names no way around it: what other replicas do is "
+                "seen a second late",
+                schema_database.described(settings.database_url),
+            )
+        yield database
+
+
+@contextlib.asynccontextmanager
+async def _parts(
+    settings: OrchestratorSettings, database: Database, checker: Checker, tracer: Tracer | None
+) -> AsyncGenerator[Parts]:
     notifications = Notifications(database)
     versions = Versions(database)
-    dispatcher = Dispatcher(database, versions, notifications, lease_seconds=settings.lease_seconds)
+    dispatcher = Dispatcher(database, versions, notifications, lease_seconds=settings.lease_seconds, tracer=tracer)
     parts = Parts(
         settings=settings,
         database=database,
@@ -107,6 +128,7 @@ async def _parts(settings: OrchestratorSettings, database: Database, checker: Ch
         versions=versions,
         dispatcher=dispatcher,
         record=Record(database, notifications),
+        submissions=Submissions(database, versions, notifications),
         metrics=Metrics(lambda: dispatcher.waiting_count),
         checker=checker,
         draining=anyio.Event(),
@@ -116,14 +138,15 @@ async def _parts(settings: OrchestratorSettings, database: Database, checker: Ch
         tasks.start_soon(notifications.send_for_ever, name="notify")
         tasks.start_soon(parts.dispatcher.run, name="dispatch")
         tasks.start_soon(parts.record.run, name="record")
+        tasks.start_soon(parts.submissions.run, name="submissions")
         tasks.start_soon(maintenance.run, parts, name="maintain")
         yield parts
         tasks.cancel_scope.cancel()
 
 
-def _config(parts: Parts, settings: OrchestratorSettings) -> uvicorn.Config:
+def _config(parts: Parts, settings: OrchestratorSettings, tracer: Tracer | None) -> uvicorn.Config:
     return uvicorn.Config(
-        requests.watch(app.create(parts), parts.metrics),
+        requests.watch(app.create(parts), parts.metrics, tracer),
         http="httptools",
         ws="none",
         lifespan="off",

@@ -7,6 +7,8 @@ import msgspec
 
 class OrchestratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str
+    listen_url: str | None = None
+    """The Postgres itself, to listen at, where a connection pooler stands before it; `off` to listen nowhere."""
     host: str = "127.0.0.1"
     port: int = 8400
     """0 for any free one."""

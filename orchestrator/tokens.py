@@ -24,9 +24,10 @@ EXPIRES_IN_MAXIMUM: Final = 10 * 366 * 86400.0
 NAME_LENGTH_MAXIMUM: Final = 200
 
 
-async def create(database: Database, message: TokenCreate) -> Token:
+async def create(database: Database, message: TokenCreate, actor: str | None) -> Token:
     """Create a token: the answer holds it, and nothing else ever will.
 
+    :param actor: who wants it, for the audit; by default the database's user.
     :raises RequestInvalid: when what is asked for makes no sense.
     """
     check_name("token", message.name)
@@ -37,7 +38,7 @@ async def create(database: Database, message: TokenCreate) -> Token:
         raise RequestInvalid(f"`uses` is {message.uses}: only registration tokens have uses, from 1 to 1,000,000")
     secret = new_secret(message.kind)
     row = await database.row(
-        sql.CREATE, uuid7(), message.kind, message.name, hashed(secret), None, message.uses, expires_in
+        sql.CREATE, uuid7(), message.kind, message.name, hashed(secret), message.uses, expires_in, actor
     )
     assert row is not None, "an insert gives its row"
     return _token(row, secret)
@@ -52,19 +53,19 @@ async def create_on_database(url: str, message: TokenCreate) -> Token:
     if current != head:
         raise schema_database.schema_version_wrong(url, current, head)
     async with Database.open(url, connections_maximum=1) as database:
-        return await create(database, message)
+        return await create(database, message, None)
 
 
 async def listed(database: Database) -> list[Token]:
     return [_token(row) for row in await database.rows(sql.LIST)]
 
 
-async def revoke(database: Database, token: UUID) -> Token:
+async def revoke(database: Database, token: UUID, actor: str) -> Token:
     """Refuse a token from now on.
 
     :raises NotFound: when there is none of that id.
     """
-    row = await database.row(sql.REVOKE, token)
+    row = await database.row(sql.REVOKE, token, actor)
     if row is None:
         raise NotFound(f"there is no token {token}", code="token_unknown", hint="`moonyard token list` lists them.")
     return _token(row)
@@ -89,8 +90,8 @@ async def register(database: Database, identity: Identity, name: str, tags: Sequ
                 "the registration token is used up, revoked or has expired",
                 hint="`moonyard token create --kind registration --name NAME` makes a new one.",
             )
-        await connection.execute(sql.RUNNER_CREATE, runner, name, sorted(set(tags)))
-        await connection.execute(sql.CREATE, uuid7(), "runner", name, hashed(secret), runner, None, None)
+        await connection.execute(sql.RUNNER_CREATE, runner, name, sorted(set(tags)), f"token {identity.name}")
+        await connection.execute(sql.CREATE_FOR_RUNNER, uuid7(), name, hashed(secret), runner)
     return RunnerRegistered(id=str(runner), name=name, token=secret)
 
 

@@ -20,14 +20,17 @@ import anyio.abc
 import msgspec
 
 from runner import owner as owners
-from runner.delivery import AttemptGone, OrchestratorArtifacts, OrchestratorSink
+from runner import traces
+from runner.delivery import AttemptGone, OrchestratorArtifacts, OrchestratorSink, OrchestratorWorkspaces
 from runner.engine.engine import Engine
 from runner.engine.settings import EngineSettings
 from runner.event_stream import EventStream
 from runner.job import Job, JobOrder
 from sandbox.parent import WarmParent
+from schema import log_context
 from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
 from schema.errors import MoonyardError, single_error
+from schema.tracing import Tracer
 from schema.wire import Assignment, Claim, Claimed, Heartbeat, HeartbeatAnswer, Holding
 
 log: Final = logging.getLogger(__name__)
@@ -64,6 +67,7 @@ class RunningJob:
         self.attempt = attempt
         self.scope = anyio.CancelScope()
         self.cancelling = False
+        self.killing = False
         self.is_ours = True
 
 
@@ -71,9 +75,16 @@ class Agent:
     """Runs the jobs of one registered runner."""
 
     def __init__(
-        self, settings: AgentSettings, client: Client, engine: Engine, parent: WarmParent, owner: owners.Owner
+        self,
+        settings: AgentSettings,
+        client: Client,
+        engine: Engine,
+        parent: WarmParent,
+        owner: owners.Owner,
+        tracer: Tracer | None = None,
     ) -> None:
         self._settings = settings
+        self._tracer = tracer
         self._client = client
         self._engine = engine
         self._parent = parent
@@ -82,9 +93,15 @@ class Agent:
         """By job and attempt: a job that was lost can come back here while its old attempt is still being stopped."""
         self._slot_freed = anyio.Event()
         self._claiming = anyio.CancelScope()
+        self._asking = anyio.CancelScope()
+        """The one claim under way."""
         self._draining = False
+        self._is_fit = True
+        """There is an engine, and room for a workspace, as far as is known. It is asked when an attempt was lost."""
         self._lease_seconds = LEASE_SECONDS_ASSUMED
         self._heartbeat = anyio.CancelScope()
+        self._heart_wanted = anyio.Event()
+        """A job runs, or the runner drains. Without either, its claims tell that it is there."""
 
     async def run(self) -> None:
         """Claim and run jobs until ``drain`` was called and what was running has ended.
@@ -107,6 +124,7 @@ class Agent:
         """Claim nothing more and let ``run`` return when the running jobs have ended."""
         self._draining = True
         self._claiming.cancel()
+        self._heart_wanted.set()
         self._heartbeat.cancel()
 
     async def _wait_for_jobs(self) -> None:
@@ -114,7 +132,8 @@ class Agent:
             while self._running:
                 await self._slot_freed.wait()
         for running in self._running.values():
-            log.warning("drain time is over: job %s is stopped and given back", running.job.id)
+            with log_context.about(job=running.job.id, attempt=running.attempt):
+                log.warning("drain time is over: job %s is stopped and given back", running.job.id)
             running.scope.cancel()
 
     async def _claim_for_ever(self, jobs: anyio.abc.TaskGroup) -> None:
@@ -125,44 +144,67 @@ class Agent:
             if not slots:
                 await self._slot_freed.wait()
                 continue
+            if not self._is_fit:
+                await self._until_fit()
+            with anyio.CancelScope() as self._asking:
+                try:
+                    claimed = await self._client.post(
+                        "/v1/runner/claim",
+                        Claimed,
+                        Claim(
+                            slots=slots,
+                            # After a failure, whoever watches wants to know that it is over before the next job comes.
+                            wait=0.0 if has_failed else CLAIM_WAIT_SECONDS,
+                            capacity=self._settings.capacity,
+                            version=self._settings.version,
+                        ),
+                        seconds=CLAIM_WAIT_SECONDS + ANSWER_SECONDS,
+                    )
+                except (OrchestratorRefused, OrchestratorUnreachable) as error:
+                    self._raise_if_rejected(error)
+                    wait = pause * random.uniform(0.8, 1.2)  # noqa: S311  # spreads runners out, hides nothing
+                    log.warning("polling failed: %s; next try in %.1f s", error.message, wait)
+                    await anyio.sleep(wait)
+                    pause = min(pause * 2, PAUSE_SECONDS_MAXIMUM)
+                    has_failed = True
+                    continue
+                if has_failed:
+                    log.info("orchestrator %s answers again", self._client.address)
+                pause, has_failed = PAUSE_SECONDS_FIRST, False
+                for assignment in claimed.assignments:
+                    self._start(assignment, jobs)
+
+    async def _check_fitness(self) -> None:
+        owners.check_room(self._owner)
+        await self._engine.check()
+
+    async def _recall_if_unfit(self) -> None:
+        """Take back the claim under way where nothing can be run: it would bring one job after another to be lost."""
+        try:
+            await self._check_fitness()
+        except MoonyardError:
+            self._asking.cancel()
+
+    async def _until_fit(self) -> None:
+        """Claim nothing until it can be run here."""
+        pause = PAUSE_SECONDS_FIRST
+        while not self._is_fit:
             try:
-                claimed = await self._client.post(
-                    "/v1/runner/claim",
-                    Claimed,
-                    Claim(
-                        slots=slots,
-                        # After a failure, whoever watches wants to know that it is over before the next job comes.
-                        wait=0.0 if has_failed else CLAIM_WAIT_SECONDS,
-                        capacity=self._settings.capacity,
-                        version=self._settings.version,
-                    ),
-                    seconds=CLAIM_WAIT_SECONDS + ANSWER_SECONDS,
-                )
-            except (OrchestratorRefused, OrchestratorUnreachable) as error:
-                self._raise_if_rejected(error)
-                wait = pause * random.uniform(0.8, 1.2)  # noqa: S311  # spreads runners out, hides nothing
-                log.warning("polling failed: %s; next try in %.1f s", error.message, wait)
-                await anyio.sleep(wait)
+                await self._check_fitness()
+            except MoonyardError as error:
+                log.warning("nothing is claimed: %s; next try in %.1f s", error.message, pause)
+                await anyio.sleep(pause)
                 pause = min(pause * 2, PAUSE_SECONDS_MAXIMUM)
-                has_failed = True
-                continue
-            if has_failed:
-                log.info("orchestrator %s answers again", self._client.address)
-            pause, has_failed = PAUSE_SECONDS_FIRST, False
-            for assignment in claimed.assignments:
-                self._start(assignment, jobs)
+            else:
+                self._is_fit = True
 
     def _start(self, assignment: Assignment, jobs: anyio.abc.TaskGroup) -> None:
         if assignment.lease_seconds < self._lease_seconds:
             # The heartbeat under way waits for longer than this lease may allow: the next one is due at once.
             self._heartbeat.cancel()
         self._lease_seconds = assignment.lease_seconds
-        stream = EventStream(
-            job=assignment.job,
-            number=assignment.number,
-            attempt=assignment.attempt,
-            sink=OrchestratorSink(self._client, assignment.job, assignment.attempt),
-        )
+        sink = OrchestratorSink(self._client, assignment.job, assignment.attempt)
+        stream = traces.stream(self._tracer, assignment, sink)
         job = Job(
             JobOrder(
                 id=assignment.job,
@@ -171,28 +213,39 @@ class Agent:
                 filename=assignment.filename,
                 source=assignment.source,
                 inputs=assignment.inputs,
+                resume=assignment.resume,
             ),
             engine=self._engine,
             parent=self._parent,
             owner=self._owner,
             stream=stream,
             artifacts=OrchestratorArtifacts(self._client, assignment.job, assignment.attempt),
+            workspaces=OrchestratorWorkspaces(self._client, assignment.job, assignment.attempt),
         )
         running = RunningJob(job, assignment.attempt)
         for older in self._running.values():
             if older.job.id == assignment.job:
                 self._stop(older)
         self._running[assignment.job, assignment.attempt] = running
-        log.info("job %d (%s) attempt %d starts", assignment.number, assignment.pipeline, assignment.attempt)
+        self._heart_wanted.set()
+        with log_context.about(job=assignment.job, attempt=assignment.attempt):
+            log.info("job %d (%s) attempt %d starts", assignment.number, assignment.pipeline, assignment.attempt)
         jobs.start_soon(self._run_job, running, stream, name=f"job {assignment.number}")
 
     async def _run_job(self, running: RunningJob, stream: EventStream) -> None:
+        with log_context.about(job=running.job.id, attempt=running.attempt):
+            await self._run_logged(running, stream)
+        if not self._is_fit:
+            await self._recall_if_unfit()
+
+    async def _run_logged(self, running: RunningJob, stream: EventStream) -> None:
         try:
             with running.scope, single_error():
                 async with anyio.create_task_group() as delivery:
                     delivery.start_soon(stream.deliver_all)
                     final = await running.job.run()
                     log.info("job %s attempt %d %s", running.job.id, running.attempt, final.state)
+                    self._is_fit = self._is_fit and final.state != "lost"
                     stream.finish()
         except AttemptGone as gone:
             log.warning("job %s attempt %d was stopped: %s", running.job.id, running.attempt, gone.message)
@@ -205,8 +258,11 @@ class Agent:
 
     async def _beat(self) -> None:
         while True:
+            if not self._running and not self._draining:
+                self._heart_wanted = anyio.Event()
+                await self._heart_wanted.wait()
             holding = [
-                Holding(job=job, attempt=running.attempt, cancelling=running.cancelling)
+                Holding(job=job, attempt=running.attempt, cancelling=running.cancelling, killing=running.killing)
                 for (job, _), running in self._running.items()
                 if running.is_ours
             ]
@@ -233,6 +289,10 @@ class Agent:
             if running := self._holding(job, asked):
                 running.cancelling = True
                 running.job.cancel()
+        for job in answer.kill:
+            if running := self._holding(job, asked):
+                running.killing = True
+                running.job.kill()
         for job in answer.gone:
             if running := self._holding(job, asked):
                 self._stop(running)
@@ -243,7 +303,8 @@ class Agent:
 
     def _stop(self, running: RunningJob) -> None:
         """Stop an attempt that is no longer this runner's, and say nothing more of it."""
-        log.warning("job %s attempt %d is no longer ours: it is stopped", running.job.id, running.attempt)
+        with log_context.about(job=running.job.id, attempt=running.attempt):
+            log.warning("job %s attempt %d is no longer ours: it is stopped", running.job.id, running.attempt)
         running.is_ours = False
         running.scope.cancel()
 
@@ -258,7 +319,7 @@ class Agent:
             ) from error
 
 
-async def serve(settings: AgentSettings, stop: anyio.Event) -> None:
+async def serve(settings: AgentSettings, stop: anyio.Event, tracer: Tracer | None = None) -> None:
     """Run a registered runner until ``stop`` is set and it has drained.
 
     :raises MoonyardError: when there is no engine, or the orchestrator rejects the runner.
@@ -270,7 +331,7 @@ async def serve(settings: AgentSettings, stop: anyio.Event) -> None:
             Client.open(settings.orchestrators, settings.token) as client,
         ):
             await owners.clear_leftovers(settings.engine.state_folder, owner, engine)
-            agent = Agent(settings, client, engine, parent, owner)
+            agent = Agent(settings, client, engine, parent, owner, tracer)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_drain_when, stop, agent)
                 await agent.run()

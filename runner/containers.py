@@ -199,8 +199,13 @@ class JobContainers:
             return
         with anyio.CancelScope(shield=True):
             try:
-                with anyio.fail_after(REMOVAL_SECONDS):
-                    await container.remove()
+                if await container.end():
+                    # Nothing of it runs any more: the engine forgets it in the background.
+                    if container in self._to_remove:
+                        self._engine.discard(container)
+                else:
+                    with anyio.fail_after(REMOVAL_SECONDS):
+                        await container.remove()
             except (MoonyardError, TimeoutError) as error:
                 await self._stream.log(
                     None,

@@ -11,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from io import BufferedReader
-from typing import Final
+from typing import IO, Final
 
 import anyio
 import anyio.to_thread
@@ -19,7 +19,7 @@ import anyio.to_thread
 from runner.job_context import SavedArtifact
 from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
 from schema.errors import MoonyardError
-from schema.wire import Artifact, ArtifactSave, EventsAccepted
+from schema.wire import Artifact, ArtifactSave, EventsAccepted, WorkspaceKeep, WorkspaceKept
 
 log: Final = logging.getLogger(__name__)
 
@@ -112,11 +112,61 @@ class OrchestratorArtifacts:
         return SavedArtifact(sha256=sha256, size_bytes=size)
 
 
-def _hash(file: BufferedReader) -> tuple[str, int]:
-    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+class OrchestratorWorkspaces:
+    """Keeps packed workspaces of failed attempts, and fetches the one that an attempt begins with."""
+
+    def __init__(self, client: Client, job: str, attempt: int) -> None:
+        self._client = client
+        self._path = f"/v1/runner/jobs/{job}/{attempt}/workspace"
+
+    async def keep(self, file: IO[bytes]) -> str:
+        """Upload a packed workspace; give until when it is kept.
+
+        :raises MoonyardError: when it is refused, or no orchestrator takes it.
+        """
+        sha256, _ = await anyio.to_thread.run_sync(_hash, file)
+        kept: list[WorkspaceKept] = []
+
+        async def upload() -> None:
+            file.seek(0)
+            await self._client.put(f"/v1/runner/blobs/{sha256}", object, _chunks(file), seconds=BLOB_SECONDS)
+
+        async def name_it() -> None:
+            kept.append(await self._client.post(self._path, WorkspaceKept, WorkspaceKeep(sha256=sha256)))
+
+        await persistently("uploading the workspace", upload, tries=BLOB_TRIES)
+        await persistently("keeping the workspace", name_it, tries=BLOB_TRIES)
+        return kept[-1].expires_at
+
+    async def fetch(self, file: IO[bytes]) -> None:
+        """Download the workspace that this attempt begins with.
+
+        :raises MoonyardError: when there is none, or it does not come whole.
+        """
+
+        async def download() -> None:
+            file.seek(0)
+            file.truncate()
+            digest = hashlib.sha256()
+            async with self._client.stream(self._path) as stream:
+                promised = stream.headers.get("ETag", "").strip('"')
+                async for chunk in stream.chunks():
+                    digest.update(chunk)
+                    await anyio.to_thread.run_sync(file.write, chunk)
+            if digest.hexdigest() != promised:
+                raise OrchestratorUnreachable("the kept workspace did not arrive as it was sent")
+
+        with anyio.fail_after(BLOB_SECONDS):
+            await persistently("fetching the kept workspace", download, tries=BLOB_TRIES)
+        file.seek(0)
+
+
+def _hash(file: IO[bytes]) -> tuple[str, int]:
+    file.seek(0)
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]  # it only reads
     return sha256, file.tell()
 
 
-async def _chunks(file: BufferedReader) -> AsyncIterator[bytes]:
+async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
     while chunk := await anyio.to_thread.run_sync(file.read, 256 * 1024):
         yield chunk

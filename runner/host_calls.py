@@ -36,7 +36,8 @@ class JobHostCalls:
             raise MoonyardError(f"this runner has no `{name}`", code="call_unknown")
         try:
             return await handler(self._job, Call(stage=stage, arguments=arguments, plugin=plugin))
-        except MoonyardError:
+        except MoonyardError as error:
+            self._job.losses.note(error)
             raise
         except Exception as defect:
             # A defect of ours fails the call that met it, at a place in the user's Lua, not the runner with its jobs.

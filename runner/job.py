@@ -1,13 +1,21 @@
 """One attempt of a job, from its first event to its last: the same for ``moonyard run`` and for a registered runner.
 
+    stages ── succeeded ──────────────────────────────────┐
+       ├───── failed, timed out (commands: SIGTERM first) ─┼──> finally stages ──> clean-up ──> final event
+       └───── cancelled (commands: SIGTERM first) ──> on_cancel stages ──┘            ^
+              killed, given back, lost ───────────────────────────────────────────────┘
+
 The order at the end is what the promises rest on: the Lua process is gone first, then the containers, then the
 workspace, and only then is the final event told. Whoever reads "succeeded" can rely on nothing being left behind.
+
+Stages that run after the others do so in the same Lua process, have a time limit of their own, and do not change how
+the job ended, but for one that fails a job that had succeeded. Only a script that never waits cannot be ended without
+its process (``sandbox.process``): then they cannot run, and the log says so.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -15,18 +23,22 @@ import anyio
 import msgspec
 
 import plugins
+from runner import kept_workspace
 from runner import owner as owners
 from runner.containers import JobContainers
 from runner.engine.engine import Engine
+from runner.engine.stopping import Stop, limited
 from runner.event_stream import EventStream
 from runner.host_calls import JobHostCalls
-from runner.job_context import ArtifactStore, JobContext
+from runner.job_context import ArtifactStore, JobContext, WorkspaceStore
+from runner.losses import AttemptLost, Losses
 from sandbox.parent import WarmParent
 from sandbox.process import JobFacts, Sandbox
-from schema.definition import PipelineDefinition, StageDefinition
+from schema.definition import CANCEL_GRACE_SECONDS, FINALLY_SECONDS, PipelineDefinition, StageDefinition
 from schema.errors import ErrorInfo, MoonyardError, single_error
 from schema.events import JobEvent
 from schema.states import JobState
+from schema.wire import Resume
 
 log: Final = logging.getLogger(__name__)
 
@@ -46,6 +58,8 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     filename: str
     source: str
     inputs: dict[str, str | int | float | bool]
+    resume: Resume | None = None
+    """What it begins with, where that is not the first stage."""
 
 
 class StageFailed(MoonyardError):
@@ -66,8 +80,14 @@ class JobTimeout(MoonyardError):
     code = "job_timeout"
 
 
+class FinallyTimeout(MoonyardError):
+    """The stages that run after the others took longer than they may."""
+
+    code = "finally_timeout"
+
+
 class Job:
-    """Runs one attempt. ``run`` once; ``cancel`` at any time from the same event loop."""
+    """Runs one attempt. ``run`` once; ``cancel`` and ``kill`` at any time from the same event loop."""
 
     def __init__(
         self,
@@ -78,6 +98,7 @@ class Job:
         owner: owners.Owner,
         stream: EventStream,
         artifacts: ArtifactStore,
+        workspaces: WorkspaceStore | None = None,
     ) -> None:
         self._order = order
         self._engine = engine
@@ -85,15 +106,29 @@ class Job:
         self._owner = owner
         self._stream = stream
         self._artifacts = artifacts
+        self._workspaces = workspaces
         self._scope = anyio.CancelScope()
+        self._stop = Stop()
+        self._grace = CANCEL_GRACE_SECONDS
         self._cancel_asked = False
+        self._stages_ended = False
+        self._losses = Losses()
 
     @property
     def id(self) -> str:
         return self._order.id
 
     def cancel(self) -> None:
-        """End the job as cancelled: its commands are stopped, its containers removed."""
+        """End the job as cancelled: its commands are asked to end, then ``on_cancel`` and ``finally`` stages run.
+
+        It changes nothing when the job's stages have ended: those that run afterwards end in time by themselves.
+        """
+        if not self._stages_ended:
+            self._cancel_asked = True
+            self._stop.ask(self._grace)
+
+    def kill(self) -> None:
+        """End the job as cancelled at once, with all that still runs, and run nothing more."""
         self._cancel_asked = True
         self._scope.cancel()
 
@@ -114,8 +149,12 @@ class Job:
             else:
                 state, error = "succeeded", None
         except MoonyardError as failure:
-            # What our own cancel broke on its way is not the job's failure.
-            state, error = ("cancelled", None) if self._cancel_asked else ("failed", failure.info)
+            if self._cancel_asked:  # what our own cancel broke on its way is not the job's failure
+                state, error = "cancelled", None
+            elif lost := self._losses.behind(failure):
+                state, error = "lost", await self._tell_loss(lost, failure)
+            else:
+                state, error = "failed", failure.info
         except Exception as defect:  # a defect of ours ends this job with a reason, not the runner with all its jobs
             log.exception("job %s attempt %d met a defect", self._order.id, self._order.attempt)
             state = "failed"
@@ -124,6 +163,15 @@ class Job:
             )
         await self._stream.say_what_was_dropped()
         return await self._stream.job_state(state, error)
+
+    async def _tell_loss(self, lost: MoonyardError, failure: MoonyardError) -> ErrorInfo:
+        error = AttemptLost(
+            f"attempt {self._order.attempt} was lost: {lost.message}",
+            hint=lost.hint or "It is no fault of the job's: run it again.",
+        )
+        error.__cause__ = failure
+        await self._stream.log(None, "warn", "system", f"{error.message}; this is no failure of the job's own")
+        return error.info
 
     async def _run_stages(self) -> None:
         async with AsyncExitStack() as stack:
@@ -143,15 +191,19 @@ class Job:
             sandbox = await stack.enter_async_context(self._parent.fork())
             definition = await sandbox.load(self._order.filename, self._order.source, plugins.shipped())
             context = JobContext(
-                stages=definition.stages,
+                stages=[*definition.stages, *definition.on_cancel, *definition.finally_],
                 stream=self._stream,
                 containers=containers,
                 workspace=workspace,
                 artifacts=self._artifacts,
+                losses=self._losses,
+                stop=self._stop,
             )
-            await self._run_in_order(definition, sandbox, context)
+            if definition.cancel_grace is not None:
+                self._grace = definition.cancel_grace
+            await self._run_all(definition, sandbox, context)
 
-    async def _run_in_order(self, definition: PipelineDefinition, sandbox: Sandbox, context: JobContext) -> None:
+    async def _run_all(self, definition: PipelineDefinition, sandbox: Sandbox, context: JobContext) -> None:
         facts = JobFacts(
             id=self._order.id,
             number=self._order.number,
@@ -160,25 +212,118 @@ class Job:
             inputs=self._order.inputs,
         )
         calls = JobHostCalls(context)
-        waiting = list(definition.stages)
+        failure: MoonyardError | None = None
+        stages = await self._begin(definition, context)
+        try:
+            await self._run_in_order(definition, stages, sandbox, facts, calls, context)
+        except MoonyardError as error:
+            failure = error
+        self._stages_ended = True
+        if failure is None or not self._losses.behind(failure):
+            keeps = self._workspaces if definition.keep_workspace is not None and not self._cancel_asked else None
+            if failure is not None and keeps is not None:
+                await kept_workspace.keep(keeps, context.workspace, self._owner.folder, self._stream)
+            late = await self._run_afterwards(definition, sandbox, self._with_outcome(facts, failure), calls, context)
+            failure = failure or late
+        if failure is not None:
+            raise failure
+
+    async def _begin(self, definition: PipelineDefinition, context: JobContext) -> list[StageDefinition]:
+        """Give the stages that are to run; where others are skipped, begin with the workspace that was kept of them.
+
+        :raises MoonyardError: when that workspace cannot be had.
+        """
+        resume = self._order.resume
+        if resume is None:
+            return definition.stages
+        first = next(index for index, stage in enumerate(definition.stages) if stage.name == resume.stage)
+        await self._skip(definition.stages[:first])
+        begins = f"it begins with stage `{resume.stage}`: the stages before it were done in an earlier attempt"
+        if not resume.workspace or self._workspaces is None:
+            await self._stream.log(None, "info", "system", f"{begins}; the workspace is empty")
+            return definition.stages[first:]
+        count = await kept_workspace.fetch(self._workspaces, context.workspace, self._owner.folder)
+        await self._stream.log(None, "info", "system", f"{begins}; its workspace is back ({count} files)")
+        return definition.stages[first:]
+
+    async def _run_in_order(
+        self,
+        definition: PipelineDefinition,
+        stages: list[StageDefinition],
+        sandbox: Sandbox,
+        facts: JobFacts,
+        calls: JobHostCalls,
+        context: JobContext,
+    ) -> None:
+        waiting = list(stages)
         seconds = definition.timeout or JOB_SECONDS_DEFAULT
         try:
-            with anyio.move_on_after(seconds) as scope:
+            async with limited(self._stop, seconds):
                 while waiting:
                     stage = waiting.pop(0)
                     # What images are needed next is known: this stage's, and while it runs the one after it.
                     for coming in (stage, *waiting[:1]):
                         context.containers.prepare(coming)
                     await self._run_stage(stage, sandbox, facts, calls, context)
-            if scope.cancelled_caught:
-                raise JobTimeout(  # noqa: TRY301  # all that ends a job early passes by the same place
-                    f"job of pipeline `{definition.name}` ran longer than its timeout of {seconds:g} s"
-                )
-        except BaseException:
+        finally:
+            await self._skip(waiting)
+        if self._stop.scope.cancelled_caught and not self._cancel_asked:
+            raise JobTimeout(f"job of pipeline `{definition.name}` ran longer than its timeout of {seconds:g} s")
+
+    async def _run_afterwards(
+        self,
+        definition: PipelineDefinition,
+        sandbox: Sandbox,
+        facts: JobFacts,
+        calls: JobHostCalls,
+        context: JobContext,
+    ) -> MoonyardError | None:
+        """Run what runs after the stages: each, whatever becomes of the others. Give what went wrong first."""
+        waiting = [*(definition.on_cancel if self._cancel_asked else []), *definition.finally_]
+        if not waiting:
+            return None
+        seconds = definition.finally_timeout or FINALLY_SECONDS
+        context.stop = Stop()
+        failure: MoonyardError | None = None
+        try:
+            async with limited(context.stop, seconds):
+                while waiting and sandbox.is_alive:
+                    stage = waiting.pop(0)
+                    context.containers.prepare(stage)
+                    try:
+                        await self._run_stage(stage, sandbox, facts, calls, context)
+                    except StageFailed as error:
+                        failure = failure or error
+                        await self._stream.log(stage.name, "error", "system", error.message)
+        finally:
+            await self._skip(waiting)
+        if context.stop.scope.cancelled_caught:
+            late = FinallyTimeout(
+                f"the stages that run after the others took longer than their timeout of {seconds:g} s",
+                hint="Raise the pipeline's `finally_timeout`, or find out what they wait for.",
+            )
+            await self._stream.log(None, "error", "system", late.message)
+            return failure or late
+        if waiting:
+            names = ", ".join(f"`{stage.name}`" for stage in waiting)
+            await self._stream.log(
+                None, "warn", "system", f"what was to run after the others did not: {names} ({sandbox.end})"
+            )
+        return failure
+
+    async def _skip(self, stages: list[StageDefinition]) -> None:
+        if stages:
             with anyio.CancelScope(shield=True):
-                for stage in waiting:
+                for stage in stages:
                     await self._stream.stage(stage.name, "skipped")
-            raise
+
+    def _with_outcome(self, facts: JobFacts, failure: MoonyardError | None) -> JobFacts:
+        """Tell those that run after the stages how these ended."""
+        if self._cancel_asked:
+            return msgspec.structs.replace(facts, state="cancelled")
+        if failure is not None:
+            return msgspec.structs.replace(facts, state="failed", error=failure.info)
+        return msgspec.structs.replace(facts, state="succeeded")
 
     async def _run_stage(
         self, stage: StageDefinition, sandbox: Sandbox, facts: JobFacts, calls: JobHostCalls, context: JobContext
@@ -187,8 +332,9 @@ class Job:
             try:
                 await self._try_stage(stage, sandbox, facts, calls, context)
             except StageFailed as failure:
-                # A script that could only be stopped with its whole process has nothing left to be tried again in.
-                if not tries_left or not sandbox.is_alive:
+                # A script that could only be stopped with its whole process has nothing left to be tried again in; and
+                # a loss takes nothing from what the stage may try.
+                if not tries_left or not sandbox.is_alive or self._losses.behind(failure):
                     raise
                 pause = stage.retry_delay
                 if stage.retry_backoff == "exponential":
@@ -210,10 +356,11 @@ class Job:
         def duration() -> float:
             return round(anyio.current_time() - started, 6)
 
+        stop = context.stops[stage.name] = Stop(context.stop)
         try:
-            with anyio.move_on_after(stage.timeout or math.inf) as scope:
+            async with limited(stop, stage.timeout):
                 await sandbox.run_stage(stage.name, facts, calls)
-            if scope.cancelled_caught:
+            if stop.scope.cancelled_caught:
                 where = f"{self._order.filename}:{stage.line}" if stage.line else self._order.filename
                 raise StageTimeout(
                     f"stage `{stage.name}` ran longer than its timeout of {stage.timeout:g} s",
@@ -222,11 +369,13 @@ class Job:
                 )
         except MoonyardError as error:
             context.containers.close_blocks_of(stage.name)
+            self._losses.note(error)
             failure = StageFailed(f"stage `{stage.name}` failed: {error.message}", where=error.where)
             failure.__cause__ = error
             await self._stream.stage(stage.name, "failed", duration=duration(), error=failure.info)
             raise failure from error
         except anyio.get_cancelled_exc_class():
+            context.containers.close_blocks_of(stage.name)
             with anyio.CancelScope(shield=True), anyio.move_on_after(CLEANUP_SECONDS):
                 await self._stream.stage(stage.name, "cancelled", duration=duration())
             raise

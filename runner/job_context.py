@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from io import BufferedReader
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import msgspec
 
 from runner.containers import JobContainers
+from runner.engine.stopping import Stop
 from runner.event_stream import EventStream
+from runner.losses import Losses
 from sandbox.process import Value
 from schema.definition import StageDefinition
 
@@ -34,6 +36,18 @@ class ArtifactStore(Protocol):
     async def save(self, file: BufferedReader, name: str, content_type: str) -> SavedArtifact: ...
 
 
+class WorkspaceStore(Protocol):
+    """Where a failed attempt's packed workspace is kept for a later one."""
+
+    async def keep(self, file: IO[bytes]) -> str:
+        """Keep a packed workspace; give until when."""
+        ...
+
+    async def fetch(self, file: IO[bytes]) -> None:
+        """Write the packed workspace that this attempt is to begin with into a file."""
+        ...
+
+
 class JobContext:
     """The parts of a running attempt that host calls work on."""
 
@@ -45,11 +59,18 @@ class JobContext:
         containers: JobContainers,
         workspace: Path,
         artifacts: ArtifactStore,
+        losses: Losses,
+        stop: Stop,
     ) -> None:
         self.stream = stream
         self.containers = containers
         self.workspace = workspace
         self.artifacts = artifacts
+        self.losses = losses
+        self.stop = stop
+        """How the stages that run now, all together, are asked to end."""
+        self.stops: dict[str, Stop] = {}
+        """The same for each stage, by its name."""
         self._stages = {stage.name: stage for stage in stages}
 
     def stage(self, name: str) -> StageDefinition:

@@ -21,10 +21,13 @@ from typing import Final, Protocol
 import anyio
 import anyio.to_thread
 
+from runner.engine.errors import StateFolderUnusable, keeping
 from schema.errors import MoonyardError
 
 log: Final = logging.getLogger(__name__)
 CLEARING_SECONDS: Final = 60.0
+ROOM_BYTES: Final = 1024 * 1024
+"""What a disk has to have room for that is not to be called full."""
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -51,9 +54,8 @@ def take(state_folder: Path) -> Generator[Owner]:
     try:
         descriptor = _lock_new(folder)
     except OSError as error:
-        raise MoonyardError(
+        raise StateFolderUnusable(
             f"state folder {state_folder} cannot be used ({error.strerror}: {error.filename})",
-            code="state_folder_unusable",
             hint="Name a folder in which you may write, with the setting `state_folder`.",
         ) from error
     try:
@@ -193,13 +195,30 @@ def _unused(root: int, names: Iterator[int]) -> str:
 
 @asynccontextmanager
 async def workspace(owner: Owner, job: str, attempt: int) -> AsyncGenerator[Path]:
-    """Make a job's workspace folder and remove it at the end."""
+    """Make a job's workspace folder and remove it at the end.
+
+    :raises StateFolderUnusable: when it cannot be made.
+    """
     folder = owner.workspaces / f"{job}-{attempt}"
-    folder.mkdir()
-    # Containers run as any user; the owner's folder above keeps everybody else on the machine out.
-    folder.chmod(0o777)
+    with keeping(f"workspace {folder}"):
+        folder.mkdir()
+        # Containers run as any user; the owner's folder above keeps everybody else on the machine out.
+        folder.chmod(0o777)
     try:
         yield folder
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(remove_tree, folder)
+
+
+def check_room(owner: Owner) -> None:
+    """See that the disk takes something.
+
+    :raises StateFolderUnusable: when not.
+    """
+    probe = owner.folder / "room"
+    with keeping(f"state folder {owner.folder}"):
+        try:
+            probe.write_bytes(bytes(ROOM_BYTES))
+        finally:
+            probe.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import aiohttp
 import anyio
 import msgspec
 
+from schema import tracing
 from schema.errors import ErrorInfo, MoonyardError
 from schema.wire import ProblemDocument
 
@@ -57,17 +58,25 @@ class AddressInvalid(MoonyardError):
 class Client:
     """Speaks to the orchestrators under one token."""
 
-    def __init__(self, session: aiohttp.ClientSession, addresses: Sequence[str], token: str | None) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, addresses: Sequence[str], token: str | None, traceparent: str | None
+    ) -> None:
         assert addresses, "a client needs an orchestrator's address"
         self._session = session
         self._addresses = [address.rstrip("/") for address in addresses]
         self._current = 0
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        if traceparent is not None:
+            self._headers[tracing.HEADER] = traceparent
 
     @staticmethod
     @asynccontextmanager
-    async def open(addresses: Sequence[str], token: str | None) -> AsyncGenerator[Client]:
+    async def open(
+        addresses: Sequence[str], token: str | None, *, traceparent: str | None = None
+    ) -> AsyncGenerator[Client]:
         """Open a client. ``addresses`` are base URLs such as ``http://127.0.0.1:8400``.
+
+        :param traceparent: the trace that all its requests belong to.
 
         :raises AddressInvalid: when one is none.
         :raises MoonyardError: `token_invalid`, when the token could stand in no header.
@@ -85,7 +94,7 @@ class Client:
             connector=aiohttp.TCPConnector(limit=0),
             json_serialize=lambda value: msgspec.json.encode(value).decode(),
         ) as session:
-            yield Client(session, addresses, token)
+            yield Client(session, addresses, token, traceparent)
 
     @property
     def address(self) -> str:

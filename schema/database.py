@@ -22,7 +22,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from psycopg import conninfo
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from sqlalchemy.pool import StaticPool
 
 from schema.errors import MoonyardError
@@ -172,6 +172,14 @@ def reason(error: BaseException) -> str:
     return words[:1].lower() + words[1:]
 
 
+def check_url(url: str, setting: str = "database_url") -> None:
+    """See that a setting is the URL of a Postgres.
+
+    :raises DatabaseUrlInvalid: when it is none.
+    """
+    _parts(url, setting)
+
+
 def libpq_environment(url: str) -> dict[str, str]:
     """Give a URL as the environment variables that `psql` and its kind read."""
     return {_LIBPQ_VARIABLES[name]: value for name, value in _parts(url).items() if name in _LIBPQ_VARIABLES and value}
@@ -182,7 +190,11 @@ def _connection(url: str) -> Generator[psycopg.Connection]:
     _parts(url)
     try:
         connection = psycopg.connect(
-            url, autocommit=True, connect_timeout=CONNECT_SECONDS, application_name="moonyard db"
+            url,
+            autocommit=True,
+            connect_timeout=CONNECT_SECONDS,
+            application_name="moonyard db",
+            prepare_threshold=None,  # a connection pooler may stand before it
         )
     except psycopg.OperationalError as error:
         raise unavailable(url, error) from error
@@ -192,14 +204,14 @@ def _connection(url: str) -> Generator[psycopg.Connection]:
         connection.close()
 
 
-def _parts(url: str) -> dict[str, str]:
+def _parts(url: str, setting: str = "database_url") -> dict[str, str]:
     try:
         if _URL.fullmatch(url):
             return {name: str(value) for name, value in conninfo.conninfo_to_dict(url).items() if value is not None}
     except psycopg.ProgrammingError:
         pass  # what the driver says may repeat the URL, and with it a password
     raise DatabaseUrlInvalid(
-        "`database_url` is not the URL of a Postgres",
+        f"`{setting}` is not the URL of a Postgres",
         hint="It looks like postgresql://user:password@host:5432/database. In a user or password, characters such as "
         "`@`, `/`, `?` and `#` are written as %40, %2F, %3F and %23.",
     )
@@ -227,11 +239,12 @@ def _current(connection: psycopg.Connection) -> str | None:
 
 
 def _migrate(connection: psycopg.Connection, run: Callable[[Config], None]) -> None:
-    connection.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
-    connection.execute("CREATE SCHEMA IF NOT EXISTS moonyard")
     connection.autocommit = False
     engine = create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool)
     with engine.connect() as wrapped:
+        # All in one transaction, and the lock goes with it: behind a pooler there is nothing longer to hold it by.
+        wrapped.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        wrapped.execute(text("CREATE SCHEMA IF NOT EXISTS moonyard"))
         run(configuration(attributes={"connection": wrapped}))
         wrapped.commit()
 

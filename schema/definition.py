@@ -24,6 +24,10 @@ TAGS_MAXIMUM: Final = 20
 PRIORITY_MAXIMUM: Final = 100
 """Priorities go from minus this to this."""
 Backoff = Literal["constant", "exponential"]
+CANCEL_GRACE_SECONDS: Final = 10.0
+"""What commands of a cancelled job have between SIGTERM and SIGKILL, where the pipeline does not say."""
+FINALLY_SECONDS: Final = 300.0
+"""What the stages that run after the others have in all, where the pipeline does not say."""
 _INTEGER_MINIMUM: Final = -(2**63)
 _INTEGER_MAXIMUM: Final = 2**63 - 1
 
@@ -72,6 +76,14 @@ class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True):
     plugins: list[str] = []
     inputs: dict[str, InputDefinition] = {}
     stages: list[StageDefinition]
+    on_cancel: list[StageDefinition] = []
+    """Run when the job is cancelled, after what runs was stopped."""
+    finally_: list[StageDefinition] = msgspec.field(name="finally", default_factory=list)
+    """Run after all others, however those ended."""
+    finally_timeout: float | None = None
+    """Seconds that ``on_cancel`` and ``finally`` have together; by default FINALLY_SECONDS."""
+    cancel_grace: float | None = None
+    """Seconds that a command of a cancelled job has to end by itself; by default CANCEL_GRACE_SECONDS."""
     timeout: float | None = None
     """Seconds."""
     priority: int = 0
@@ -81,6 +93,8 @@ class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """How often a job that failed is tried again, as a new attempt."""
     retry_delay: float = 0.0
     retry_backoff: Backoff = "constant"
+    keep_workspace: float | None = None
+    """Seconds for which a failed attempt's workspace is kept, for a retry from a later stage; None for not at all."""
     tags: list[str] = []
     """What a runner has to have; by default any runner may have the job."""
     concurrency: Concurrency | None = None

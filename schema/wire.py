@@ -35,7 +35,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProblemDocument(Answer, frozen=True, kw_only=True, omit_defaults=True):
-    """RFC 9457, with the error's stable code, hint and cause, and a pipeline's problems, as extensions."""
+    """RFC 9457; the error's stable code, hint and cause, a pipeline's problems and the request's id are extensions."""
 
     title: str
     status: int
@@ -46,6 +46,8 @@ class ProblemDocument(Answer, frozen=True, kw_only=True, omit_defaults=True):
     hint: str | None = None
     cause: ErrorInfo | None = None
     problems: list[Problem] | None = None
+    request_id: str | None = None
+    """Under which the orchestrator's log has the request."""
 
 
 # --- pipelines
@@ -135,6 +137,14 @@ class Paused(Answer, frozen=True, kw_only=True):
     paused: bool
 
 
+class Resume(Answer, frozen=True, kw_only=True):
+    """What an attempt begins with, instead of the pipeline's first stage and an empty workspace."""
+
+    stage: str
+    workspace: bool
+    """Whether it gets the workspace that was kept of an attempt before it."""
+
+
 class Stage(Answer, frozen=True, kw_only=True):
     name: str
     state: StageState
@@ -161,6 +171,10 @@ class Job(Answer, frozen=True, kw_only=True):
     priority: int = 0
     not_before: str | None = None
     concurrency_group: str | None = None
+    resume: Resume | None = None
+    """What its attempts begin with since its last retry; None for the start."""
+    workspace_kept_until: str | None = None
+    """Until when a retry may begin with a later stage; only where one job is asked for."""
     waits_for: str | None = None
     """Why a queued job waits, in words; only where one job is asked for."""
     stages: list[Stage] | None = None
@@ -319,6 +333,9 @@ class Assignment(Answer, frozen=True, kw_only=True):
     definition: PipelineDefinition
     inputs: dict[str, InputValue]
     lease_seconds: float
+    resume: Resume | None = None
+    traceparent: str | None = None
+    """The trace that the attempt belongs to, as W3C Trace Context has it."""
 
 
 class Claimed(Answer, frozen=True, kw_only=True):
@@ -330,6 +347,8 @@ class Holding(Message, frozen=True, kw_only=True):
     attempt: int
     cancelling: bool = False
     """The runner has heard that this one is to be cancelled, and need not be told again."""
+    killing: bool = False
+    """The same, for one that is to end at once."""
 
 
 class Heartbeat(Message, frozen=True, kw_only=True):
@@ -346,6 +365,8 @@ class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
     lease_seconds: float
     cancel: list[str]
     """Jobs that a user wants cancelled."""
+    kill: list[str] = []
+    """Jobs that a user wants to end at once, with whatever a cancelled job still does."""
     gone: list[str]
     """Jobs of the runner's list that it no longer holds: stop them at once and report nothing more."""
 
@@ -362,6 +383,16 @@ class ArtifactSave(Message, frozen=True, kw_only=True):
     sha256: str
     size_bytes: int
     content_type: str = "application/octet-stream"
+
+
+class WorkspaceKeep(Message, frozen=True, kw_only=True):
+    """Names a blob, already uploaded under its SHA-256, as the packed workspace of a failed attempt."""
+
+    sha256: str
+
+
+class WorkspaceKept(Answer, frozen=True, kw_only=True):
+    expires_at: str
 
 
 class Health(Answer, frozen=True, kw_only=True):

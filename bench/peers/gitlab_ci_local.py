@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import tempfile
 import time
@@ -19,7 +20,7 @@ HELPER_IMAGE: Final = "docker.io/firecow/gitlab-ci-local-util:latest"
 """The image that it copies files with; ours stands in where it lacks, having `sh`, `chown` and `chmod`."""
 RUN_SECONDS_MAXIMUM: Final = 120.0
 PIPELINE: Final = """
-only:
+{job}:
   image: {image}
   script:
     - /bin/true
@@ -29,9 +30,10 @@ only:
 class Project:
     """A folder with a pipeline of one job."""
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    def __init__(self, program: Path, folder: Path, job: str) -> None:
         self._program = program
         self._folder = folder
+        self._job = job
         self.version = VERSION
 
     def run(self) -> float:
@@ -47,7 +49,7 @@ class Project:
                 "podman",
                 "--pull-policy",
                 "if-not-present",
-                "only",
+                self._job,
             ],
             cwd=self._folder,
             env=environment(),
@@ -70,9 +72,10 @@ def project() -> Generator[Project]:
     """
     installed.debian("rsync", "rsync")  # it copies the project by it
     program = installed.npm("gitlab-ci-local", VERSION, "gitlab-ci-local")
-    with tempfile.TemporaryDirectory(prefix="moonyard-bench-") as name, _helper_image():
+    job = f"bench{secrets.token_hex(4)}"
+    with tempfile.TemporaryDirectory(prefix="moonyard-bench-") as name, _helper_image(), _nothing_left(job):
         folder = Path(name)
-        (folder / ".gitlab-ci.yml").write_text(PIPELINE.format(image=image()), encoding="utf-8")
+        (folder / ".gitlab-ci.yml").write_text(PIPELINE.format(job=job, image=image()), encoding="utf-8")
         identity = ("-c", "user.name=bench", "-c", "user.email=bench@localhost")
         for arguments in (
             ["init", "--quiet", "--initial-branch=main"],
@@ -81,9 +84,19 @@ def project() -> Generator[Project]:
             ["remote", "add", "origin", "https://localhost/bench/bench.git"],
         ):
             subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True)
-        made = Project(program, folder)
+        made = Project(program, folder, job)
         made.run()
         yield made
+
+
+@contextmanager
+def _nothing_left(job: str) -> Generator[None]:
+    """Remove what it leaves of each run: it ends before its own clean-up has."""
+    try:
+        yield
+    finally:
+        for volume in podman("volume", "ls", "--quiet", "--filter", f"name=gcl-{job}-").splitlines():
+            podman("volume", "rm", "--force", volume)  # with the containers that have it
 
 
 @contextmanager

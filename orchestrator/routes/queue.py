@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from litestar import Request, post
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 
 from orchestrator import jobs, parts, releases
 from orchestrator.access import ADMIN
@@ -23,22 +23,35 @@ BATCH_BYTES_MAXIMUM: Final = 64 * 1024 * 1024
 async def jobs_submit(request: AnyRequest, data: JSONBody[JobsSubmit]) -> JobsSubmitted:
     """Queue up to 10,000 jobs: all of them, or none."""
     here = parts.of(request)
-    return JobsSubmitted(jobs=await jobs.submit_all(here.database, here.notifications, data.jobs))
+    return JobsSubmitted(jobs=await here.submissions.submit_all(data.jobs, parts.actor(request)))
 
 
 @post("/v1/jobs/cancel", opt=ADMIN, tags=["jobs"], status_code=200)
 async def jobs_cancel(request: AnyRequest, data: JSONBody[JobsCancel]) -> JobsCancelled:
     """Cancel all jobs that wait, of one pipeline or of all."""
     here = parts.of(request)
-    return JobsCancelled(cancelled=await jobs.cancel_queued(here.database, here.notifications, data.pipeline))
+    actor = parts.actor(request)
+    return JobsCancelled(cancelled=await jobs.cancel_queued(here.database, here.notifications, data.pipeline, actor))
 
 
 @post("/v1/jobs/{job:str}/retry", opt=ADMIN, tags=["jobs"], status_code=200)
-async def job_retry(request: AnyRequest, job: FromPath[str]) -> Job:
-    """Queue a job that ended once more, as its next attempt."""
+async def job_retry(
+    request: AnyRequest,
+    job: FromPath[str],
+    from_stage: Annotated[str | None, QueryParameter(name="from")] = None,
+    without_workspace: FromQuery[bool] = False,
+) -> Job:
+    """Queue a job that ended once more, as its next attempt; `from` names a stage to begin with."""
     here = parts.of(request)
     found = await jobs.resolve(here.database, job)
-    return await jobs.retry(here.database, here.notifications, found, parts.actor(request))
+    return await jobs.retry(
+        here.database,
+        here.notifications,
+        found,
+        parts.actor(request),
+        from_stage=from_stage,
+        without_workspace=without_workspace,
+    )
 
 
 @post("/v1/queue/pause", opt=ADMIN, tags=["queue"], status_code=200)

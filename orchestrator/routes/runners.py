@@ -7,12 +7,13 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 import anyio
-from litestar import Request, post, put
+from litestar import Request, get, post, put
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.response import Stream
 
-from orchestrator import artifacts, events, jobs, leases, losses, parts, retries, tokens
+from orchestrator import artifacts, events, jobs, leases, losses, parts, retries, tokens, workspaces
 from orchestrator.access import REGISTRATION, RUNNER
 from orchestrator.notifications import Listener
 from orchestrator.parts import Parts
@@ -30,6 +31,8 @@ from schema.wire import (
     HeartbeatAnswer,
     RunnerRegister,
     RunnerRegistered,
+    WorkspaceKeep,
+    WorkspaceKept,
 )
 
 AnyRequest = Request[Any, Any, Any]
@@ -103,7 +106,7 @@ async def heartbeat(request: AnyRequest, data: JSONBody[Heartbeat]) -> Heartbeat
         raise RequestInvalid(f"`wait` has to be from 0 to {WAIT_SECONDS_MAXIMUM:.0f} seconds")
     with here.notifications.runners.listen(runner) as bell:
         answer = await _renewed(here, runner, data)
-        if data.wait and not answer.cancel and not answer.gone and not here.draining.is_set():
+        if data.wait and not answer.cancel and not answer.kill and not answer.gone and not here.draining.is_set():
             was_rung = False
 
             async def leave_with_client(scope: anyio.CancelScope) -> None:
@@ -172,16 +175,41 @@ async def artifact_save(
     return await artifacts.save(parts.of(request).database, _runner(request), job_id, attempt, data)
 
 
+@post("/v1/runner/jobs/{job:str}/{attempt:int}/workspace", opt=RUNNER, tags=["runner"], status_code=200)
+async def workspace_keep(
+    request: AnyRequest, job: FromPath[str], attempt: FromPath[int], data: JSONBody[WorkspaceKeep]
+) -> WorkspaceKept:
+    """Keep an uploaded content as the workspace of a failed attempt."""
+    job_id = _job(job)
+    _check_attempt(job, attempt)
+    return await workspaces.keep(parts.of(request).database, _runner(request), job_id, attempt, data)
+
+
+@get("/v1/runner/jobs/{job:str}/{attempt:int}/workspace", opt=RUNNER, tags=["runner"])
+async def workspace_get(request: AnyRequest, job: FromPath[str], attempt: FromPath[int]) -> Stream:
+    """Download the kept workspace that an attempt is to begin with; its SHA-256 is the ETag."""
+    here, job_id = parts.of(request).database, _job(job)
+    _check_attempt(job, attempt)
+    row = await workspaces.find(here, _runner(request), job_id, attempt)
+    return Stream(
+        artifacts.content(here, row["id"], row["size_bytes"]),
+        media_type="application/gzip",
+        headers={"ETag": f'"{row["sha256"]}"', "Content-Length": str(row["size_bytes"])},
+    )
+
+
 async def _renewed(here: Parts, runner: UUID, data: Heartbeat) -> HeartbeatAnswer:
     for holding in data.holding:
         _check_attempt(holding.job, holding.attempt)
     held = [(_job(holding.job), holding.attempt) for holding in data.holding]
     cancelling = {holding.job for holding in data.holding if holding.cancelling}
+    killing = {holding.job for holding in data.holding if holding.killing}
     lease_seconds = here.settings.lease_seconds
     renewed = await leases.renew(here.database, runner, held, lease_seconds=lease_seconds, draining=data.draining)
     return HeartbeatAnswer(
         lease_seconds=lease_seconds,
         cancel=[str(lease.job) for lease in renewed if lease.cancel and str(lease.job) not in cancelling],
+        kill=[str(lease.job) for lease in renewed if lease.kill and str(lease.job) not in killing],
         gone=[str(lease.job) for lease in renewed if lease.gone],
     )
 
@@ -219,4 +247,13 @@ async def _disconnected(request: AnyRequest) -> None:
         pass
 
 
-HANDLERS: Final[list[HTTPRouteHandler]] = [register, claim, heartbeat, events_add, blob_put, artifact_save]
+HANDLERS: Final[list[HTTPRouteHandler]] = [
+    register,
+    claim,
+    heartbeat,
+    events_add,
+    blob_put,
+    artifact_save,
+    workspace_keep,
+    workspace_get,
+]

@@ -78,7 +78,7 @@ async def pipeline_push(request: AnyRequest, data: JSONBody[PipelinePush]) -> Pi
             f"pipeline file `{filename}` holds a NUL character: it is not Lua", code="pipeline_invalid"
         )
     definition = await here.checker.check(filename, data.source)
-    return await pipelines.store(here.database, filename, data.source, definition)
+    return await pipelines.store(here.database, filename, data.source, definition, actor=parts.actor(request))
 
 
 @get("/v1/pipelines", opt=ADMIN, tags=["pipelines"])
@@ -99,7 +99,7 @@ async def pipeline_show(
 async def job_submit(request: AnyRequest, data: JSONBody[JobSubmit]) -> Job:
     """Queue a job."""
     here = parts.of(request)
-    return await jobs.submit(here.database, here.notifications, data)
+    return await here.submissions.submit(data, parts.actor(request))
 
 
 @get("/v1/jobs", opt=ADMIN, tags=["jobs"])
@@ -128,11 +128,11 @@ async def job_show(request: AnyRequest, job: FromPath[str]) -> Job:
 
 
 @post("/v1/jobs/{job:str}/cancel", opt=ADMIN, tags=["jobs"], status_code=200)
-async def job_cancel(request: AnyRequest, job: FromPath[str]) -> Job:
-    """Cancel a job: at once while it is queued; while it runs, its runner stops it."""
+async def job_cancel(request: AnyRequest, job: FromPath[str], force: FromQuery[bool] = False) -> Job:
+    """Cancel a job: at once while it is queued; while it runs, its runner stops it, with `force` at once."""
     here = parts.of(request)
     found = await jobs.resolve(here.database, job)
-    return await jobs.cancel(here.database, here.notifications, found, parts.actor(request))
+    return await jobs.cancel(here.database, here.notifications, found, parts.actor(request), force=force)
 
 
 @get("/v1/jobs/{job:str}/events", opt=ADMIN, tags=["jobs"], media_type=EVENTS_MEDIA_TYPE)
@@ -183,7 +183,7 @@ async def artifact_get(request: AnyRequest, job: FromPath[str], name: FromPath[P
 @post("/v1/tokens", opt=ADMIN, tags=["tokens"], status_code=201)
 async def token_create(request: AnyRequest, data: JSONBody[TokenCreate]) -> Token:
     """Create a token; the answer is the only place where it ever stands."""
-    return await tokens.create(parts.of(request).database, data)
+    return await tokens.create(parts.of(request).database, data, parts.actor(request))
 
 
 @get("/v1/tokens", opt=ADMIN, tags=["tokens"])
@@ -200,7 +200,7 @@ async def token_revoke(request: AnyRequest, token: FromPath[str]) -> Token:
         found = UUID(token)
     except ValueError:
         raise NotFound(f"there is no token `{token[:60]}`", code="token_unknown") from None
-    revoked = await tokens.revoke(here.database, found)
+    revoked = await tokens.revoke(here.database, found, parts.actor(request))
     here.authentication.forget()
     return revoked
 

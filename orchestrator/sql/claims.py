@@ -12,23 +12,23 @@ from typing import Final
 JOBS_CLAIM: Final = """
 -- MATERIALIZED, for the planner may run a subquery with a LIMIT again and so take too many.
 WITH untagged AS MATERIALIZED (
-    SELECT id, pipeline_id, number - 1000 * priority AS place, false AS is_tagged FROM moonyard.jobs
+    SELECT id, pipeline_id, number, turn - 1000 * priority AS place, false AS is_tagged FROM moonyard.jobs
     -- The mark is where the last claim found its first: a walk from the start would visit each job claimed since the
     -- oldest transaction began, which a long one elsewhere makes many.
-    WHERE state = 'queued' AND parked IS NULL AND tag_set IS NULL AND number - 1000 * priority >= $1
+    WHERE state = 'queued' AND parked IS NULL AND tag_set IS NULL AND turn - 1000 * priority >= $1
         AND NOT EXISTS (SELECT FROM moonyard.pauses WHERE pipeline_id IS NULL)
-    ORDER BY number - 1000 * priority
+    ORDER BY turn - 1000 * priority, number
     LIMIT $2
     FOR UPDATE SKIP LOCKED
 ),
 -- One walk for each set of tags that these runners have: what asks for other tags is not passed by, it is not seen.
 tagged AS MATERIALIZED (
-    SELECT job.id, job.pipeline_id, job.place, true AS is_tagged
+    SELECT job.id, job.pipeline_id, job.number, job.place, true AS is_tagged
     FROM moonyard.tag_sets AS wanted
     CROSS JOIN LATERAL (
-        SELECT id, pipeline_id, number - 1000 * priority AS place FROM moonyard.jobs
+        SELECT id, pipeline_id, number, turn - 1000 * priority AS place FROM moonyard.jobs
         WHERE state = 'queued' AND parked IS NULL AND tag_set = wanted.id
-        ORDER BY number - 1000 * priority
+        ORDER BY turn - 1000 * priority, number
         LIMIT $2
         FOR UPDATE SKIP LOCKED
     ) AS job
@@ -37,7 +37,7 @@ tagged AS MATERIALIZED (
 waiting AS MATERIALIZED (
     SELECT found.id, found.place, found.is_tagged, pause.pipeline_id IS NOT NULL AS is_paused
     FROM (
-        SELECT * FROM untagged UNION ALL SELECT * FROM tagged ORDER BY place LIMIT $2
+        SELECT * FROM untagged UNION ALL SELECT * FROM tagged ORDER BY place, number LIMIT $2
     ) AS found
     LEFT JOIN moonyard.pauses AS pause ON pause.pipeline_id = found.pipeline_id
 ),
@@ -50,21 +50,28 @@ claimed AS (
     SET state = 'running', attempt = attempt + 1, started_at = coalesce(started_at, now())
     -- As an array, which the planner takes for short: a join it might do by reading all jobs.
     WHERE id = ANY (ARRAY(SELECT id FROM waiting WHERE NOT is_paused))
-    RETURNING id, number, attempt, version_id, inputs, number - 1000 * priority AS place,
-        tag_set IS NOT NULL AS is_tagged, traceparent, created_at
+    RETURNING id, number, attempt, version_id, inputs, turn, turn - 1000 * priority AS place,
+        tag_set IS NOT NULL AS is_tagged, resume, traceparent, created_at
 ),
 placed AS (
     SELECT *, row_number() OVER (ORDER BY place, number) AS slot FROM claimed
+),
+-- How far the turns are now. What priority lets go early says nothing of it.
+passed AS MATERIALIZED (
+    SELECT setval('moonyard.turns', max(least(turn, place))) AS turn FROM claimed
+    HAVING max(least(turn, place)) > (SELECT last_value FROM moonyard.turns)
 ),
 leased AS (
     INSERT INTO moonyard.attempts (job_id, number, runner_id, lease_expires_at)
     SELECT placed.id, placed.attempt, given.runner_id, now() + make_interval(secs => $4)
     FROM placed JOIN unnest($3::uuid[]) WITH ORDINALITY AS given (runner_id, slot) USING (slot)
 )
-SELECT slot, id, number, attempt, version_id, inputs, place, is_tagged, traceparent, created_at FROM placed
+SELECT slot, id, number, attempt, version_id, inputs, place, is_tagged, resume, traceparent, created_at,
+    (SELECT turn FROM passed) AS turn
+FROM placed
 UNION ALL
 -- What was put out of the way: not for anybody, but the queue is not empty.
-SELECT NULL, id, NULL, NULL, NULL, NULL, place, is_tagged, NULL, NULL FROM waiting WHERE is_paused
+SELECT NULL, id, NULL, NULL, NULL, NULL, place, is_tagged, NULL, NULL, NULL, NULL FROM waiting WHERE is_paused
 ORDER BY slot
 """
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
+
+from schema.states import JobState
 
 JOB_BY_NUMBER: Final = "SELECT id FROM moonyard.jobs WHERE number = $1"
 
 # $1 a list of what jobs_submit takes. All jobs with their first events are there, or none is.
-JOBS_SUBMIT: Final = "SELECT place, id, number, created_at, fresh FROM moonyard.jobs_submit($1::json)"
+JOBS_SUBMIT: Final = "SELECT place, id, number, created_at, queue_place, fresh FROM moonyard.jobs_submit($1::json)"
 
-JOB_GET: Final = """
+_JOBS: Final = """
 SELECT
     job.id, job.number, pipeline.name AS pipeline, version.sha256 AS version, job.inputs, job.state, job.attempt,
     job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner,
-    job.priority, job.not_before, job.concurrency_group
+    job.priority, job.not_before, job.concurrency_group, job.resume
 FROM moonyard.jobs AS job
 JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
 JOIN moonyard.pipeline_versions AS version ON version.id = job.version_id
 LEFT JOIN moonyard.attempts AS attempt ON attempt.job_id = job.id AND attempt.number = job.attempt
 LEFT JOIN moonyard.runners AS runner ON runner.id = attempt.runner_id
-WHERE job.id = $1
 """
+
+JOB_GET: Final = f"{_JOBS} WHERE job.id = $1"
 
 STAGES_OF_JOB: Final = """
 SELECT stage.name, stage.state, stage.container, stage.started_at, stage.finished_at, stage.error
@@ -29,60 +33,29 @@ WHERE job.id = $1
 ORDER BY stage.first_seq
 """
 
-# $1 pipeline or NULL, $2 below which number, $3 how many
-JOBS_LIST: Final = """
-SELECT
-    job.id, job.number, pipeline.name AS pipeline, version.sha256 AS version, job.inputs, job.state, job.attempt,
-    job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner,
-    job.priority, job.not_before, job.concurrency_group
-FROM moonyard.jobs AS job
-JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
-JOIN moonyard.pipeline_versions AS version ON version.id = job.version_id
-LEFT JOIN moonyard.attempts AS attempt ON attempt.job_id = job.id AND attempt.number = job.attempt
-LEFT JOIN moonyard.runners AS runner ON runner.id = attempt.runner_id
-WHERE ($1::text IS NULL OR pipeline.name = $1) AND job.number < $2 AND ($4::text IS NULL OR job.state = $4)
-ORDER BY job.number DESC
-LIMIT $3
-"""
+_CONDITIONS: Final[dict[JobState, str]] = {
+    # By a small index of their own, whose odd condition is always so: this list alone is to use it.
+    "queued": "job.state = 'queued' AND job.number > 0",
+    # By the small index of running attempts.
+    "running": "job.state = 'running' AND attempt.state = 'running'",
+}
 
-# Queued jobs, by their own small index, whatever else there is.
-JOBS_LIST_QUEUED: Final = """
-SELECT
-    job.id, job.number, pipeline.name AS pipeline, version.sha256 AS version, job.inputs, job.state, job.attempt,
-    job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner,
-    job.priority, job.not_before, job.concurrency_group
-FROM moonyard.jobs AS job
-JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
-JOIN moonyard.pipeline_versions AS version ON version.id = job.version_id
-LEFT JOIN moonyard.attempts AS attempt ON attempt.job_id = job.id AND attempt.number = job.attempt
-LEFT JOIN moonyard.runners AS runner ON runner.id = attempt.runner_id
-WHERE ($1::text IS NULL OR pipeline.name = $1) AND job.number < $2 AND job.state = 'queued'
-    -- Always so; it is the condition of the index that is for this list alone.
-    AND job.number > 0
-ORDER BY job.number DESC
-LIMIT $3
-"""
 
-# Running jobs, from the small index of running attempts.
-JOBS_LIST_RUNNING: Final = """
-SELECT
-    job.id, job.number, pipeline.name AS pipeline, version.sha256 AS version, job.inputs, job.state, job.attempt,
-    job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner,
-    job.priority, job.not_before, job.concurrency_group
-FROM moonyard.attempts AS attempt
-JOIN moonyard.jobs AS job ON job.id = attempt.job_id AND job.attempt = attempt.number
-JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
-JOIN moonyard.pipeline_versions AS version ON version.id = job.version_id
-JOIN moonyard.runners AS runner ON runner.id = attempt.runner_id
-WHERE ($1::text IS NULL OR pipeline.name = $1) AND job.number < $2 AND attempt.state = 'running'
-    AND job.state = 'running'
-ORDER BY job.number DESC
-LIMIT $3
-"""
+@functools.cache
+def jobs_list(state: JobState | None, *, of_pipeline: bool) -> str:
+    """Give the statement that lists jobs: $1 below which number, $2 how many, $3 the name of a pipeline, if of one."""
+    condition = "true" if state is None else _CONDITIONS.get(state, f"job.state = '{state}'")
+    if of_pipeline:
+        condition += " AND job.pipeline_id = (SELECT id FROM moonyard.pipelines WHERE name = $3)"
+    return f"{_JOBS} WHERE job.number < $1 AND {condition} ORDER BY job.number DESC LIMIT $2"
+
 
 JOB_WAITS_FOR: Final = "SELECT why FROM moonyard.waits WHERE job_id = $1"
 
-# $1 job, $2 who wants it: the state it is in then, and the runner to call.
-JOB_CANCEL: Final = "SELECT state, runner FROM moonyard.job_cancel($1, $2)"
-JOBS_CANCEL_QUEUED: Final = "SELECT moonyard.jobs_cancel_queued($1, $2) AS id"
+# $1 job, $2 who wants it, $3 whether at once: the state it is in then, and the runner to call.
+JOB_CANCEL: Final = "SELECT state, runner FROM moonyard.job_cancel($1, $2, $3)"
+# $1 pipeline or NULL, $2 how many, $3 who wants it, told with the first step
+JOBS_CANCEL_QUEUED: Final = "SELECT moonyard.jobs_cancel_queued($1, $2, $3) AS id"
 JOB_RETRY: Final = "SELECT moonyard.job_retry($1, $2)"
+# $1 job, $2 who wants it, $3 the stage to begin with, $4 whether an empty workspace will do
+JOB_RESUME: Final = "SELECT moonyard.job_resume($1, $2, $3, $4)"

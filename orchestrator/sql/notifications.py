@@ -8,4 +8,14 @@ NOTIFY: Final = (
     "SELECT pg_notify(told.channel, told.payload) FROM unnest($1::text[], $2::text[]) AS told (channel, payload)"
 )
 
+# $1 runners. Those that may have something to hear since a moment ago: told once too often, they only ask once more.
+RUNNERS_CALLED: Final = """
+SELECT id FROM moonyard.runners WHERE id = ANY ($1::uuid[]) AND drained_at > now() - interval '5 seconds'
+UNION
+SELECT attempt.runner_id
+FROM moonyard.attempts AS attempt JOIN moonyard.jobs AS job ON job.id = attempt.job_id
+WHERE attempt.state = 'running' AND attempt.runner_id = ANY ($1::uuid[])
+    AND job.cancel_requested_at > now() - interval '5 seconds'
+"""
+
 CHECK: Final = "SELECT 1"

@@ -17,11 +17,20 @@ VALUES ($1, $2, $3, $4, $5, $6::json, moonyard.queue_rules($6::json))
 ON CONFLICT (pipeline_id, sha256) DO NOTHING
 """
 
+# $1 pipeline, $2 the version's SHA-256, $3 who wants it
 VERSION_POINT: Final = """
-UPDATE moonyard.pipelines AS pipeline SET version_id = version.id
-FROM moonyard.pipeline_versions AS version
-WHERE pipeline.id = $1 AND version.pipeline_id = $1 AND version.sha256 = $2
-RETURNING version.id, version.filename, version.created_at
+WITH pointed AS (
+    UPDATE moonyard.pipelines AS pipeline SET version_id = version.id
+    FROM moonyard.pipeline_versions AS version, moonyard.pipelines AS before
+    WHERE pipeline.id = $1 AND before.id = $1 AND version.pipeline_id = $1 AND version.sha256 = $2
+    RETURNING pipeline.name, version.id, version.filename, version.created_at, before.version_id AS before
+)
+SELECT id, filename, created_at,
+    -- The same file once more changes nothing.
+    CASE WHEN id IS DISTINCT FROM before THEN
+        moonyard.note($3, 'push', 'pipeline ' || name, jsonb_build_object('version', $2::text))
+    END
+FROM pointed
 """
 
 PIPELINES_LIST: Final = """
@@ -29,6 +38,12 @@ SELECT pipeline.name, version.sha256, version.filename, version.created_at, vers
 FROM moonyard.pipelines AS pipeline JOIN moonyard.pipeline_versions AS version ON version.id = pipeline.version_id
 ORDER BY pipeline.name
 LIMIT 1000
+"""
+
+# $1 names: the newest versions of these pipelines.
+PIPELINES_NEWEST: Final = """
+SELECT name, id AS pipeline_id, version_id FROM moonyard.pipelines WHERE name = ANY ($1::text[])
+    AND version_id IS NOT NULL
 """
 
 PIPELINE_GET: Final = """

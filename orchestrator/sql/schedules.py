@@ -7,10 +7,13 @@ from typing import Final
 NOW: Final = "SELECT now()"
 
 CREATE: Final = """
-INSERT INTO moonyard.schedules (id, name, pipeline_id, cron, time_zone, inputs, priority, catch_up, next_at)
-VALUES ($1, $2, $3, $4, $5, $6::json, $7, $8, $9)
-ON CONFLICT (name) DO NOTHING
-RETURNING id
+WITH made AS (
+    INSERT INTO moonyard.schedules (id, name, pipeline_id, cron, time_zone, inputs, priority, catch_up, next_at)
+    VALUES ($1, $2, $3, $4, $5, $6::json, $7, $8, $9)
+    ON CONFLICT (name) DO NOTHING
+    RETURNING id, name
+)
+SELECT id, moonyard.note($10, 'create', 'schedule ' || name) FROM made
 """
 
 LIST: Final = """
@@ -26,18 +29,29 @@ ORDER BY schedule.name
 LIMIT 1000
 """
 
-DELETE: Final = "DELETE FROM moonyard.schedules WHERE name = $1 RETURNING id"
-
-PAUSE: Final = """
-UPDATE moonyard.schedules SET paused_at = coalesce(paused_at, now()), paused_by = coalesce(paused_by, $2)
-WHERE name = $1
-RETURNING id
+# $1 name, $2 who wants it
+DELETE: Final = """
+WITH deleted AS (DELETE FROM moonyard.schedules WHERE name = $1 RETURNING id, name)
+SELECT id, moonyard.note($2, 'delete', 'schedule ' || name) FROM deleted
 """
 
-# $1 name, $2 the next time: what was missed during a pause was not missed, it was not wanted
-RESUME: Final = "UPDATE moonyard.schedules SET paused_at = NULL, paused_by = NULL, next_at = $2 WHERE name = $1"
+# $1 name, $2 who wants it
+PAUSE: Final = """
+WITH paused AS (
+    UPDATE moonyard.schedules SET paused_at = coalesce(paused_at, now()), paused_by = coalesce(paused_by, $2)
+    WHERE name = $1
+    RETURNING id, name
+)
+SELECT id, moonyard.note($2, 'pause', 'schedule ' || name) FROM paused
+"""
 
-NOTE: Final = "SELECT moonyard.note($1, $2, $3)"
+# $1 name, $2 who wants it, $3 the next time: what was missed during a pause was not missed, it was not wanted
+RESUME: Final = """
+WITH resumed AS (
+    UPDATE moonyard.schedules SET paused_at = NULL, paused_by = NULL, next_at = $3 WHERE name = $1 RETURNING id, name
+)
+SELECT id, moonyard.note($2, 'resume', 'schedule ' || name) FROM resumed
+"""
 
 # Whoever locks a due row fires it; another replica passes it over, and finds it moved on at its next look.
 DUE: Final = """

@@ -18,10 +18,18 @@ FROM moonyard.tokens
 WHERE hash = $1
 """
 
+# $7 who wants it; who has the database itself is known to it alone
 CREATE: Final = """
-INSERT INTO moonyard.tokens (id, kind, name, hash, runner_id, uses_left, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6, now() + make_interval(secs => $7))
-RETURNING id, kind, name, created_at, expires_at, revoked_at, last_used_at, uses_left
+WITH made AS (
+    INSERT INTO moonyard.tokens (id, kind, name, hash, uses_left, expires_at)
+    VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
+    RETURNING id, kind, name, created_at, expires_at, revoked_at, last_used_at, uses_left
+)
+SELECT made.*, moonyard.note(coalesce($7, session_user), 'create', made.kind || ' token ' || made.name) FROM made
+"""
+
+CREATE_FOR_RUNNER: Final = """
+INSERT INTO moonyard.tokens (id, kind, name, hash, runner_id) VALUES ($1, 'runner', $2, $3, $4)
 """
 
 LIST: Final = """
@@ -29,9 +37,13 @@ SELECT id, kind, name, created_at, expires_at, revoked_at, last_used_at, uses_le
 FROM moonyard.tokens ORDER BY created_at DESC, id DESC LIMIT 1000
 """
 
+# $2 who wants it
 REVOKE: Final = """
-UPDATE moonyard.tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1
-RETURNING id, kind, name, created_at, expires_at, revoked_at, last_used_at, uses_left
+WITH revoked AS (
+    UPDATE moonyard.tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1
+    RETURNING id, kind, name, created_at, expires_at, revoked_at, last_used_at, uses_left
+)
+SELECT revoked.*, moonyard.note($2, 'revoke', revoked.kind || ' token ' || revoked.name) FROM revoked
 """
 
 # The update decides who gets the last use: the row's lock puts two who want it in order, and the second finds none.
@@ -50,7 +62,11 @@ WITH touched AS MATERIALIZED (
 UPDATE moonyard.tokens AS token SET last_used_at = now() FROM touched WHERE token.id = touched.id
 """
 
-RUNNER_CREATE: Final = "INSERT INTO moonyard.runners (id, name, tags) VALUES ($1, $2, $3)"
+# $4 who registers it
+RUNNER_CREATE: Final = """
+WITH made AS (INSERT INTO moonyard.runners (id, name, tags) VALUES ($1, $2, $3) RETURNING name)
+SELECT moonyard.note($4, 'register', 'runner ' || name) FROM made
+"""
 
 RUNNERS_LIST: Final = """
 SELECT

@@ -40,6 +40,7 @@ import anyio
 import msgspec
 
 from runner.engine import shell
+from runner.engine.errors import EngineError, keeping
 from runner.engine.exec import OutputSink, OutputStream
 from schema.errors import single_error
 
@@ -76,21 +77,35 @@ class Folder:
 
     @classmethod
     def make(cls, path: Path) -> Folder:
-        path.mkdir(parents=True)
-        # Containers run as any user; the owner's folder above keeps everybody else on the machine out.
-        path.chmod(0o755)
-        program = path / PROGRAM_FILE
-        program.write_text(shell.PROGRAM, encoding="utf-8")
-        program.chmod(0o644)
-        return cls(path)
+        """Make a folder.
+
+        :raises StateFolderUnusable: when the disk does not take it.
+        """
+        made = cls(path)
+        try:
+            with keeping(f"the command server's folder {path}"):
+                path.mkdir(parents=True)
+                # Containers run as any user; the owner's folder above keeps everybody else on the machine out.
+                path.chmod(0o755)
+                program = path / PROGRAM_FILE
+                program.write_text(shell.PROGRAM, encoding="utf-8")
+                program.chmod(0o644)
+        except EngineError:
+            made.remove()
+            raise
+        return made
 
     def prepare_server(self) -> Server:
-        """Make the pipes of a server, which is then to be started with ``command``."""
+        """Make the pipes of a server, which is then to be started with ``command``.
+
+        :raises StateFolderUnusable: when the disk does not take them.
+        """
         name = f"s{next(self._numbers)}"
         folder = self.path / name
-        folder.mkdir()
-        folder.chmod(0o755)
-        return Server(folder, f"{MOUNTED_AT}/{name}")
+        with keeping(f"the command server's folder {folder}"):
+            folder.mkdir()
+            folder.chmod(0o755)
+            return Server(folder, f"{MOUNTED_AT}/{name}")
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -152,12 +167,14 @@ class Server:
         """Run a command to its end; what it said is with the sink then.
 
         :raises ServerDied: when the shell ended before it could tell.
+        :raises StateFolderUnusable: when the disk does not take the request.
         """
         number = next(self._commands)
         stdin_pipe = _StdinPipe(self._folder / "stdin") if stdin else None
         readers = [_Reader(stream, self._folder / stream) for stream in STREAMS]
         try:
-            self._write_request(shell.request(number, self._inside, argv, env, cwd, has_stdin=bool(stdin)))
+            with keeping("a request to a command server"):
+                self._write_request(shell.request(number, self._inside, argv, env, cwd, has_stdin=bool(stdin)))
             os.write(self._control, b"%d\n" % number)
             end = _End(self, number)
             died: ServerDied | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import posixpath
 from http import HTTPStatus
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 
-from runner.engine import processes
+from runner.engine import mounts, processes
 from runner.engine.command_server import is_missing_shell
 from runner.engine.connection import Connection, known
 from runner.engine.errors import (
@@ -29,6 +30,7 @@ from runner.engine.helper import FirstProcess
 from runner.engine.memory import kill_counter
 from runner.engine.served import ServedExecution, Servers
 from runner.engine.settings import EngineSettings
+from runner.engine.stopping import Stop
 
 WORKSPACE: Final = "/workspace"
 NETWORK_WORDS: Final = ("netavark", "iptables", "nftables", "cni", "aardvark", "slirp4netns", "pasta")
@@ -48,7 +50,7 @@ CAPABILITIES: Final = (
 """What root in a container may do: enough to install packages and run servers, nothing that reaches the host."""
 
 
-ContainerKind = Literal["default", "stage", "block"]
+ContainerKind = Literal["default", "stage", "block", "warm"]
 
 
 class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,8 +96,11 @@ class Container:
         self._container = container
         self._spec = spec
         self._servers = servers
+        self._environment: dict[str, str] = {}
+        """What each command gets, where the container was made before its job was known."""
         self.id: str = container.id
         self.image = spec.image
+        self.image_id: str = facts["Image"]
         pid = int(facts["State"]["Pid"])
         self._surroundings = Surroundings(
             connection=connection,
@@ -106,28 +111,65 @@ class Container:
             kill_counter=kill_counter(pid),
         )
 
-    async def run(self, command: Command, output: OutputSink) -> CommandResult:
+    @property
+    def is_alive(self) -> bool:
+        """Whether its command server lives, where it has one."""
+        return self._servers is None or self._servers.is_alive
+
+    async def adopt(self, spec: ContainerSpec) -> None:
+        """Make one that was made ahead a job's: from here on it has the job's workspace and variables.
+
+        :raises OSError: when the workspace cannot be mounted into it.
+        """
+        namespace = self._surroundings.namespace
+        if namespace is None:
+            raise OSError(errno.ESRCH, "its processes are not on this machine")
+        handle = namespace.handle
+        await anyio.to_thread.run_sync(mounts.bind_into, handle, spec.workspace, WORKSPACE)
+        self._spec = spec
+        self._environment = spec.env
+        self.image = self._surroundings.image = spec.image
+
+    async def rename(self, name: str) -> None:
+        """Give it another name in the engine's lists.
+
+        :raises EngineError: when the engine does not do it.
+        """
+        try:
+            async with self._connection.reaching(f"renaming container {self.id[:12]}"):
+                await self._container.rename(name)  # pyright: ignore[reportUnknownMemberType]
+        except DockerError as error:
+            raise EngineError(f"container {self.id[:12]} could not be renamed: {first_line(error.message)}") from error
+
+    async def end(self) -> bool:
+        """Kill all that runs in it, without the engine; tell whether that is done. It is still to be removed."""
+        namespace = self._surroundings.namespace
+        return namespace is not None and await namespace.end()
+
+    async def run(self, command: Command, output: OutputSink, stop: Stop | None = None) -> CommandResult:
         """Run a command to its end.
 
         Its output goes to ``output`` while it runs; how fast that takes it is how fast the command can write. A
-        cancelled call, like a timeout, has killed all that the command started before it ends. What a command leaves
-        running in the background when it ends by itself lives on until the container is removed; output that comes
-        after the command's end is not read.
+        timeout, like a ``stop``, asks all that the command started to end, and after a time kills it; a cancelled call
+        kills it at once. Nothing of it is left then. What a command leaves running in the background when it ends by
+        itself lives on until the container is removed; output that comes after the command's end is not read.
 
         :raises CommandNotFound: (and its siblings) when the command cannot be started.
         :raises CommandTimeout: when it ran longer than it may.
+        :raises CommandStopped: when it was asked to stop.
         :raises CommandLost: when something in the container killed what ran the command.
         :raises ContainerGone: when the container has stopped.
         :raises EngineLost: when the engine was lost meanwhile.
         """
         folder = posixpath.normpath(posixpath.join(WORKSPACE, self._spec.workdir or "", command.cwd or ""))
         prefix = [word for word in self._spec.entrypoint or [] if word]
-        actual = msgspec.structs.replace(command, argv=[*prefix, *command.argv], cwd=folder)
+        env = self._environment | command.env
+        actual = msgspec.structs.replace(command, argv=[*prefix, *command.argv], cwd=folder, env=env)
         _check_size(actual)
         if self._servers is not None:
-            return await ServedExecution(self._surroundings, actual, output, self._servers).run()
+            return await ServedExecution(self._surroundings, actual, output, stop, self._servers).run()
         await self._connection.ensure()
-        return await Execution(self._surroundings, actual, output).run()
+        return await Execution(self._surroundings, actual, output, stop).run()
 
     async def remove(self) -> None:
         """Remove the container with all that runs in it; one that is gone already counts as removed.
@@ -138,6 +180,8 @@ class Container:
         await remove(self._connection, self.id)
         if self._servers is not None:
             self._servers.close()
+        if self._surroundings.namespace is not None:
+            self._surroundings.namespace.close()
 
 
 def _check_size(command: Command) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import aiohttp
 import anyio
+import anyio.abc
 from aiodocker import Docker
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
@@ -27,6 +28,7 @@ from runner.engine.names import ImageMap
 from runner.engine.served import Servers
 from runner.engine.service import PrivateService, find_podman
 from runner.engine.settings import EngineSettings
+from runner.engine.warm import Shape, WarmContainers
 from schema.errors import single_error
 
 log: Final = logging.getLogger(__name__)
@@ -38,7 +40,14 @@ CLEANUP_SECONDS: Final = 60.0
 class Engine:
     """Makes containers for one owner. Safe to use from several tasks at once."""
 
-    def __init__(self, settings: EngineSettings, owner: str, connection: Connection, images: Images) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings,
+        owner: str,
+        connection: Connection,
+        images: Images,
+        tasks: anyio.abc.TaskGroup,
+    ) -> None:
         self.settings = settings
         self._owner = owner
         self._connection = connection
@@ -47,6 +56,19 @@ class Engine:
         self._helper = helper.find()
         self._without_server: set[str] = set()
         """Images whose containers cannot have a command server, as far as that was found out."""
+        self._tasks = tasks
+        self._removing: set[Container] = set()
+        self._removed = anyio.Event()
+        self._removals = anyio.CapacityLimiter(REMOVALS_AT_ONCE)
+        default = ContainerSpec(image=settings.default_image, job="", attempt=0, workspace=settings.state_folder)
+        self._warm = WarmContainers(
+            make=self._make_warm,
+            image_of=images.id_of,
+            discard=self.discard,
+            default=_shape(default, self._map.resolve(settings.default_image)),
+            # To enter a container's mounts takes root, and a machine that is the containers' own.
+            maximum=settings.warm_containers if connection.is_local and os.geteuid() == 0 else 0,
+        )
 
     @classmethod
     @asynccontextmanager
@@ -67,7 +89,37 @@ class Engine:
                 raise _does_not_answer(address, sockets.chosen(settings.socket, os.environ), error) from error.__cause__
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            yield cls(settings, owner_name, connection, Images(connection, tasks))
+            engine = cls(settings, owner_name, connection, Images(connection, tasks), tasks)
+            stack.push_async_callback(engine.finish)
+            tasks.start_soon(engine.keep_warm)
+            yield engine
+
+    @property
+    def warm_count(self) -> int:
+        """How many containers are ready."""
+        return self._warm.count
+
+    async def keep_warm(self) -> None:
+        """Keep containers ready, as many as the settings allow."""
+        await self._warm.run()
+
+    async def finish(self) -> None:
+        """Keep no containers ready any more, and wait until all that were thrown away are gone."""
+        with anyio.CancelScope(shield=True), anyio.move_on_after(CLEANUP_SECONDS):
+            self._warm.stop()
+            while self._removing:
+                await self._removed.wait()
+
+    async def check(self) -> None:
+        """See that the engine answers; start a private one that ended.
+
+        :raises EngineError: when it does not.
+        """
+        await self._connection.ensure()
+        try:
+            await check(self._connection)
+        except DockerError as error:
+            raise EngineUnavailable(f"{self._connection.name} answers a ping with status {error.status}") from error
 
     async def create_container(self, spec: ContainerSpec, progress: Progress) -> Container:
         """Make and start a container, fetching its image first if it is missing.
@@ -78,6 +130,8 @@ class Engine:
         :raises ImageNotFound: and its siblings in ``runner.engine.errors``, which say why there is no container.
         """
         resolved = self._map.resolve(spec.image)
+        if (warm := await self._adopted(spec, resolved)) is not None:
+            return warm
         await self._connection.ensure()
         if self._connection.is_local and resolved not in self._without_server:
             container = await self._make_with_server(spec, resolved, progress)
@@ -94,7 +148,77 @@ class Engine:
                 raise start_failure(spec, error.message) from error
             raise
 
-    async def _make_with_server(self, spec: ContainerSpec, resolved: str, progress: Progress) -> Container | None:
+    def discard(self, container: Container) -> None:
+        """Remove a container in the background. What cannot be removed is left to the runner's next start."""
+        self._removing.add(container)
+        self._tasks.start_soon(self._remove_in_background, container)
+
+    async def _remove_in_background(self, container: Container) -> None:
+        try:
+            with anyio.CancelScope(shield=True), anyio.fail_after(CLEANUP_SECONDS):
+                await container.end()
+                async with self._removals:
+                    await container.remove()
+        except (EngineError, TimeoutError) as error:
+            log.warning(
+                "container %s of image `%s` could not be removed (%s); the runner's next start removes it",
+                container.id[:12],
+                container.image,
+                error,
+            )
+        finally:
+            self._removing.discard(container)
+            self._removed.set()
+            self._removed = anyio.Event()
+
+    async def _adopted(self, spec: ContainerSpec, resolved: str) -> Container | None:
+        """Give a container that was made ahead, if there is one of that shape."""
+        container = self._warm.take(_shape(spec, resolved))
+        if container is None:
+            return None
+        try:
+            await container.adopt(spec)
+        except OSError as error:
+            log.warning("no container is made ahead any more: a workspace cannot be mounted into one here (%s)", error)
+            self._warm.stop()
+            self.discard(container)
+            return None
+        except BaseException:
+            self.discard(container)
+            raise
+        self._tasks.start_soon(self._rename, container, spec)
+        return container
+
+    async def _rename(self, container: Container, spec: ContainerSpec) -> None:
+        """Let the engine's lists say whose it is: labels cannot be changed any more."""
+        try:
+            await container.rename(f"moonyard-{spec.job}-{spec.attempt}-{secrets.token_hex(3)}")
+        except EngineError as error:
+            log.debug("%s", error.message)  # it may be gone already
+
+    async def _make_warm(self, shape: Shape) -> Container:
+        nothing = self.settings.state_folder / "owners" / self._owner / "nothing"
+        nothing.mkdir(parents=True, exist_ok=True)
+        spec = ContainerSpec(
+            image=shape.image,
+            job="",
+            attempt=0,
+            workspace=nothing,
+            network=shape.network,
+            memory=shape.memory,
+            cpus=shape.cpus,
+            user=shape.user,
+            kind="warm",
+        )
+        await self._connection.ensure()
+        container = await self._make_with_server(spec, shape.image, None)
+        if container is None:
+            raise ContainerStartFailed(f"image `{shape.image}` has no shell that serves commands")
+        return container
+
+    async def _make_with_server(
+        self, spec: ContainerSpec, resolved: str, progress: Progress | None
+    ) -> Container | None:
         """Make a container whose first process is a command server; None where its image has no shell for that."""
         name = self._new_name()
         folder = Folder.make(self.settings.state_folder / "owners" / self._owner / "servers" / name)
@@ -134,14 +258,13 @@ class Engine:
         return f"moonyard-{self._owner[:8]}-{secrets.token_hex(6)}"
 
     async def _make(
-        self, spec: ContainerSpec, resolved: str, name: str, first: helper.FirstProcess, progress: Progress
+        self, spec: ContainerSpec, resolved: str, name: str, first: helper.FirstProcess, progress: Progress | None
     ) -> tuple[DockerContainer, dict[str, Any]]:
         container = await self._create(spec, resolved, name, first)
-        if container is None:
+        if container is None and progress is not None:
             await self._images.pull(spec.image, resolved, progress)
             container = await self._create(spec, resolved, name, first)
         if container is None:
-            # It was removed just after it was pulled.
             raise _missing(spec, resolved)
         async with self._connection.reaching(f"starting a container of `{spec.image}`"):
             await start(container)
@@ -200,9 +323,14 @@ class Engine:
 
 
 def _missing(spec: ContainerSpec, resolved: str) -> ContainerStartFailed:
+    # It was removed just after it was pulled, or was not to be pulled.
     return ContainerStartFailed(
-        f"container of image `{spec.image}` could not be made: image `{resolved}` was pulled, and is gone again"
+        f"container of image `{spec.image}` could not be made: image `{resolved}` is not there, or not any more"
     )
+
+
+def _shape(spec: ContainerSpec, resolved: str) -> Shape:
+    return Shape(image=resolved, network=spec.network, memory=spec.memory, cpus=spec.cpus, user=spec.user)
 
 
 def _does_not_answer(

@@ -7,12 +7,14 @@ EngineError
 ├── ImagePullFailed          the image could not be fetched
 ├── ContainerStartFailed     the engine would not make or start the container
 ├── NetworkUnavailable       the engine cannot give a container its network
+├── StateFolderUnusable      what the runner keeps beside a container cannot be written, for its disk is full
 ├── ContainerGone            the container stopped, or was removed by somebody else
 ├── CommandNotFound          the container has no such program
 ├── CommandNotExecutable     it has the file, but not as a program it can run
 ├── CommandStartFailed       the engine could not start a command for another reason
 ├── CommandLost              what ran a command was killed, and with it the word of how it ended
-├── CommandTimeout           a command ran longer than it may, and was killed
+├── CommandTimeout           a command ran longer than it may, and was ended
+├── CommandStopped           a command was ended with the stage or job it belongs to
 ├── WorkingFolderNotFound    a command's folder does not exist
 └── UserNotFound             the container knows no such user
 """
@@ -20,8 +22,8 @@ EngineError
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Final
 
 import aiohttp
@@ -68,6 +70,10 @@ class ContainerGone(EngineError):
     code = "container_gone"
 
 
+class StateFolderUnusable(EngineError):
+    code = "state_folder_unusable"
+
+
 class CommandNotFound(EngineError):
     code = "command_not_found"
 
@@ -88,12 +94,31 @@ class CommandTimeout(EngineError):
     code = "command_timeout"
 
 
+class CommandStopped(EngineError):
+    code = "command_stopped"
+
+
 class WorkingFolderNotFound(EngineError):
     code = "cwd_not_found"
 
 
 class UserNotFound(EngineError):
     code = "user_not_found"
+
+
+@contextmanager
+def keeping(what: str) -> Generator[None]:
+    """Tell what a disk does not take.
+
+    :raises StateFolderUnusable: for any ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StateFolderUnusable(
+            f"{what} cannot be written ({(error.strerror or type(error).__name__).lower()})",
+            hint="Is there room on the disk of the runner's state folder?",
+        ) from error
 
 
 def first_line(message: str) -> str:

@@ -2,7 +2,7 @@
 
     create the exec ── start it ── read stdout and stderr to the end ── ask for the exit code
                           │ write stdin, end it
-                          └ timeout or cancel: kill all that it started, read to the end
+                          └ timeout or stop: ask all that it started to end, in the end kill it, read to the end
 
 The engine joins both streams into one, message by message, and the reader takes the next message when the sink has
 taken the last: a slow sink slows the command, and nothing piles up. The stream ends when the command's first process
@@ -20,7 +20,8 @@ import re
 import secrets
 import signal
 import time
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -39,6 +40,7 @@ from runner.engine.errors import (
     CommandNotExecutable,
     CommandNotFound,
     CommandStartFailed,
+    CommandStopped,
     CommandTimeout,
     ContainerGone,
     EngineError,
@@ -47,6 +49,8 @@ from runner.engine.errors import (
     WorkingFolderNotFound,
     first_line,
 )
+from runner.engine.stopping import TIMEOUT_GRACE_SECONDS, Stop
+from schema.errors import single_error
 
 KILL_SECONDS: Final = 20.0
 """For ending all that a command started."""
@@ -126,10 +130,16 @@ class Surroundings:
 
 
 class Execution:
-    """One run of one command."""
+    """One run of one command.
 
-    def __init__(self, surroundings: Surroundings, command: Command, output: OutputSink) -> None:
+    :param stop: who may ask it to end.
+    """
+
+    def __init__(
+        self, surroundings: Surroundings, command: Command, output: OutputSink, stop: Stop | None = None
+    ) -> None:
         self._in = surroundings
+        self._stop = stop
         self._connection = surroundings.connection
         self._command = command
         self._output = output
@@ -195,14 +205,14 @@ class Execution:
                 except DockerError as error:
                     raise self._refusal(error) from error
             await anyio.lowlevel.checkpoint()
-            with anyio.move_on_after(math.inf if self._command.timeout is None else self._command.timeout) as scope:
-                async with self._connection.reaching(self._doing, math.inf):
-                    await self._exchange(stream)
-            if scope.cancelled_caught:
+            async with self._connection.reaching(self._doing, math.inf):
+                is_over = await self._interrupted(lambda: self._exchange(stream))
+            if not is_over:
+                await self._end_gently(lambda: self._read(stream, self._output))
                 await self._kill(stream, self._output)
-                raise self._timeout()  # noqa: TRY301  # all that ends a command early passes by the same place
+                raise self._ended_early()  # noqa: TRY301  # all that ends a command early passes by the same place
         except BaseException as error:
-            if not isinstance(error, CommandTimeout):
+            if not isinstance(error, CommandTimeout | CommandStopped):
                 with anyio.CancelScope(shield=True), suppress(EngineError):
                     await self._kill(stream, _Discarding())
             raise
@@ -283,6 +293,52 @@ class Execution:
             raise self._refusal(error) from error
         return bool(facts["State"]["Running"])
 
+    async def _interrupted(self, wait: Callable[[], Awaitable[None]]) -> bool:
+        """Wait for the command's end; False where its timeout, or whoever stops it, came first."""
+        timeout = math.inf if self._command.timeout is None else self._command.timeout
+        with anyio.move_on_after(timeout) as scope:
+            with nullcontext() if self._stop is None else self._stop.interrupting(scope):
+                await wait()
+        return not scope.cancelled_caught
+
+    async def _end_gently(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Ask all that the command started to end, and give it time to: what is left then is to be killed.
+
+        :param wait: waits for the end of its first process.
+        """
+        namespace, is_over = self._in.namespace, anyio.Event()
+        if namespace is None:
+            return  # its processes are on another machine
+        grace = None if self._stop is None else self._stop.grace
+        with anyio.move_on_after(TIMEOUT_GRACE_SECONDS if grace is None else grace), single_error():
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._ask_until_gone, namespace, is_over)
+                await wait()
+                is_over.set()
+
+    async def _ask_until_gone(self, namespace: processes.Namespace, is_over: anyio.Event) -> None:
+        """Send SIGTERM to all, also to what is only about to start, until the command is over and nothing is left."""
+        asked: dict[int, bytes] = {}
+        pause = 0.005
+        while True:
+            was_over = is_over.is_set()
+            left = await anyio.to_thread.run_sync(
+                lambda: namespace.ask(self._mark, self._started_on_host, asked, alone=self._is_alone)
+            )
+            if was_over and not left:
+                return
+            pause = min(pause * 2, ENDED_POLL_SECONDS_MAXIMUM)
+            if was_over:
+                await anyio.sleep(pause)
+                continue
+            with anyio.move_on_after(pause):
+                await is_over.wait()
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether no other command runs in the container now."""
+        return self._in.running <= {self._mark}
+
     async def _kill(self, stream: Stream, output: OutputSink) -> None:
         """Kill all that the command started, and hand on what it had said.
 
@@ -310,9 +366,8 @@ class Execution:
         if namespace is None:
             await self._kill_container()
             return
-        alone = self._in.running <= {self._mark}
         await anyio.to_thread.run_sync(
-            lambda: namespace.kill(self._mark, self._started_on_host, alone=alone), abandon_on_cancel=False
+            lambda: namespace.kill(self._mark, self._started_on_host, alone=self._is_alone), abandon_on_cancel=False
         )
 
     async def _kill_container(self) -> None:
@@ -321,10 +376,13 @@ class Execution:
             async with self._connection.reaching("killing a container", 10.0):
                 await self._in.container.kill(signal="KILL")
 
-    def _timeout(self) -> CommandTimeout:
+    def _ended_early(self) -> CommandTimeout | CommandStopped:
+        what = f"command `{' '.join(self._command.argv)[:200]}`"
+        if self._stop is not None and self._stop.grace is not None:
+            return CommandStopped(f"{what} was stopped (in container {self._in.image})")
         return CommandTimeout(
-            f"command `{' '.join(self._command.argv)[:200]}` ran longer than its timeout of "
-            f"{self._command.timeout:g} s and was killed (in container {self._in.image})",
+            f"{what} ran longer than its timeout of {self._command.timeout:g} s and was ended "
+            f"(in container {self._in.image})",
             hint="Raise `timeout`, or find out what it waits for: its output so far is in the log.",
         )
 

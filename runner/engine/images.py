@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
@@ -46,6 +47,20 @@ class Images:
         self._connection = connection
         self._tasks = tasks
         self._pulls: dict[str, _Pull] = {}
+
+    async def id_of(self, resolved: str) -> str | None:
+        """Give the id of the image that a full name means now; None where there is none.
+
+        :raises EngineError: when the engine does not tell.
+        """
+        await self._connection.ensure()
+        try:
+            async with self._connection.reaching(f"looking at image `{resolved}`"):
+                return str((await self._connection.docker.images.inspect(resolved))["Id"])
+        except DockerError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise EngineError(f"image `{resolved}` could not be looked at: {first_line(error.message)}") from error
 
     async def pull(self, image: str, resolved: str, progress: Progress) -> None:
         """Fetch an image, or wait for the pull of it that is under way.

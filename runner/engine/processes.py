@@ -15,16 +15,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
+import anyio
 import msgspec
 
 from runner.engine.freezer import Freezer
 
 MARK: Final = "MOONYARD_COMMAND"
+END_SECONDS: Final = 5.0
 _PROC: Final = Path("/proc")
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")
 
@@ -42,18 +44,41 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 class Namespace:
     """A container's PID namespace, known by its first process."""
 
-    def __init__(self, pid: int, container: str, link: str) -> None:
+    def __init__(self, pid: int, handle: int, container: str, link: str) -> None:
         self._first = pid
+        self.handle = handle
+        """Of the first process; it is closed with the namespace."""
         self._link = link
+        self._ending = anyio.Lock()
         self._freezer = Freezer.of(pid, container)
 
     @classmethod
     def of(cls, pid: int, container: str) -> Namespace | None:
         """Give the namespace of a container's first process, or None if the engine does not run on this machine."""
         try:
-            return cls(pid, container, _namespace(str(pid))) if _belongs(pid, container) else None
+            if not _belongs(pid, container):
+                return None
+            link = _namespace(str(pid))
+            handle = _handle(pid, link)
+            return None if handle is None else cls(pid, handle, container, link)
         except OSError:
             return None
+
+    def close(self) -> None:
+        """Let go of the first process."""
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+    async def end(self) -> bool:
+        """Kill the first process, and so, for the kernel sees to that, all others; tell whether they are gone."""
+        async with self._ending:  # only one task can wait for a handle
+            if self.handle < 0:
+                return True
+            _send(self.handle, signal.SIGKILL)
+            with anyio.move_on_after(END_SECONDS) as scope:
+                await anyio.wait_readable(self.handle)
+            return not scope.cancelled_caught
 
     def processes(self) -> list[Process]:
         """List the namespace's processes but the first."""
@@ -77,22 +102,50 @@ class Namespace:
         found = 0
         with self._freezer.held() if self._freezer is not None else nullcontext():
             for process in self._of_command(mark, started, alone=alone):
-                if (handle := _handle(process.pid, self._link)) is not None:
-                    found += 1
-                    _send(handle, signal.SIGKILL)
-                    os.close(handle)
+                found += self._signal(process, signal.SIGKILL)
         return found
+
+    def ask(self, mark: str, started: float, asked: dict[int, bytes], *, alone: bool) -> int:
+        """Send SIGTERM to the processes of a command that were not asked yet; give how many of it are alive.
+
+        What one that was asked starts on its way out is its own to end, for as long as it lives. One that became
+        another program since it was asked did not hear: a shell's child has the shell's traps until then.
+
+        :param asked: the command lines of those that were asked before, by process; those that are now are added.
+        """
+        with self._freezer.held() if self._freezer is not None else nullcontext():
+            alive = list(self._of_command(mark, started, alone=alone))
+            answerable = _with_descendants(alive, {process.pid for process in alive if process.pid in asked})
+            for process in alive:
+                line = _command_line(process.pid)
+                heard = asked[process.pid] == line if process.pid in asked else process.pid in answerable
+                if not heard and self._signal(process, signal.SIGTERM):
+                    asked[process.pid] = line
+        return len(alive)
+
+    def _signal(self, process: Process, number: signal.Signals) -> bool:
+        handle = _handle(process.pid, self._link)
+        if handle is None:
+            return False
+        _send(handle, number)
+        os.close(handle)
+        return True
 
     def _of_command(self, mark: str, started: float, *, alone: bool) -> Iterator[Process]:
         listed = [process for process in self.processes() if not process.zombie]
         belonging = {process.pid for process in listed if process.mark == mark}
         if alone:
             belonging |= {process.pid for process in listed if process.mark is None and process.started >= started}
-        size = -1
-        while size != len(belonging):
-            size = len(belonging)
-            belonging |= {process.pid for process in listed if process.parent in belonging}
+        belonging = _with_descendants(listed, belonging)
         return (process for process in listed if process.pid in belonging)
+
+
+def _with_descendants(listed: Sequence[Process], chosen: set[int]) -> set[int]:
+    size = -1
+    while size != len(chosen):
+        size = len(chosen)
+        chosen = chosen | {process.pid for process in listed if process.parent in chosen}
+    return chosen
 
 
 def _belongs(pid: int, container: str) -> bool:
@@ -127,6 +180,13 @@ def _read(name: str) -> Process:
         mark=mark,
         zombie=fields[0] == b"Z",
     )
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return (_PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _handle(pid: int, link: str) -> int | None:

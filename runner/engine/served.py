@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -30,6 +29,7 @@ from runner.engine.exec import (
     Surroundings,
     signal_name,
 )
+from runner.engine.stopping import Stop
 from schema.errors import single_error
 
 SERVERS_MAXIMUM: Final = 16
@@ -45,6 +45,11 @@ class Servers:
         self._all = {first}
         self._closed = False
         self._idle = [first]
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether one that is idle lives."""
+        return not self._closed and any(server.is_alive for server in self._idle)
 
     async def take(self, command: Command) -> Server | None:
         """Take a server for a command; None where the command is not one for a server, or there are too many.
@@ -93,10 +98,13 @@ class Servers:
 class ServedExecution(Execution):
     """One run of one command by a server."""
 
-    def __init__(self, surroundings: Surroundings, command: Command, output: OutputSink, servers: Servers) -> None:
-        super().__init__(surroundings, command, output)
+    def __init__(
+        self, surroundings: Surroundings, command: Command, output: OutputSink, stop: Stop | None, servers: Servers
+    ) -> None:
+        super().__init__(surroundings, command, output, stop)
         self._servers = servers
-        self._timed_out = False
+        self._ends_early = False
+        """By its timeout, or by whoever stops it."""
         self._killed = False
         """The server said that the command was over after it had been killed."""
 
@@ -139,8 +147,8 @@ class ServedExecution(Execution):
                 self._servers.give(server)
             else:
                 self._servers.drop(server)
-        if self._timed_out:
-            raise self._timeout()
+        if self._ends_early:
+            raise self._ended_early()
         if outcome.refusal is not None:
             raise self._not_started(outcome)
         return CommandResult(
@@ -152,11 +160,10 @@ class ServedExecution(Execution):
 
     async def _guard(self, wait: Callable[[], Awaitable[None]]) -> None:
         try:
-            with anyio.move_on_after(math.inf if self._command.timeout is None else self._command.timeout) as scope:
-                await wait()
-            if not scope.cancelled_caught:
+            if await self._interrupted(wait):
                 return
-            self._timed_out = True
+            self._ends_early = True
+            await self._end_gently(wait)
             await self._kill_served(wait)
         except anyio.get_cancelled_exc_class():
             await self._kill_served(wait)
@@ -181,8 +188,8 @@ class ServedExecution(Execution):
     async def _lost(self) -> EngineError:
         with anyio.CancelScope(shield=True):
             await self._kill_once()
-            if self._timed_out:
-                return self._timeout()
+            if self._ends_early:
+                return self._ended_early()
             if not await self._container_runs():
                 return self._gone("it stopped while the command ran")
         return CommandLost(

@@ -22,5 +22,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     """For each container; by default whatever the machine has."""
     cpus: float | None = None
+    warm_containers: int = 0
+    """How many containers may be kept ready, made ahead of need."""
     pids: int = 2048
     """How many processes and threads a container may have at once: a fork bomb ends there."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from typing import Final, Literal
 
 import anyio
 import msgspec
 
 from runner.engine.exec import Command, CommandResult
+from runner.engine.stopping import Stop
 from runner.event_stream import EventStream
 from runner.job_context import Call, JobContext
 from runner.lines import LineSplitter
 from runner.modules.arguments import ArgumentInvalid, choice, data, environment, parse, text, word
 from sandbox.frames import Value, lua_type
 from schema import times
+from schema.definition import StageDefinition
 from schema.errors import ErrorInfo, MoonyardError
 from schema.states import LOG_LEVELS, Level
 
@@ -103,14 +106,44 @@ async def run(job: JobContext, call: Call) -> Value:
     }
     command = _command(arguments)
     _refuse_secrets(arguments)
-    stage = job.stage(call.stage)
+    stage, stop = job.stage(call.stage), job.stops[call.stage]
     output = CapturedOutput(job.stream, stage.name, levels, _capture_bytes(arguments.capture))
+    image = job.containers.image_of(stage, handle)
+    try:
+        with ExitStack() as held:
+            result = await _run(job, stage, handle, command, output, stop, held)
+    finally:
+        await stop.settle()
+    if result.code != 0 and arguments.check:
+        raise _failure(command, result, image, output)
+    return {
+        "code": result.code,
+        "ok": result.code == 0,
+        "signal": result.signal,
+        "stdout": output.captured("stdout"),
+        "stderr": output.captured("stderr"),
+        "duration": result.duration,
+    }
+
+
+async def _run(
+    job: JobContext,
+    stage: StageDefinition,
+    handle: str | None,
+    command: Command,
+    output: CapturedOutput,
+    stop: Stop,
+    held: ExitStack,
+) -> CommandResult:
+    """Run a command and tell its end; whoever asks it to stop waits for that."""
     image = job.containers.image_of(stage, handle)
     started = anyio.current_time()
     try:
+        await stop.settle()
         container = await job.containers.for_command(stage, handle)
+        held.enter_context(stop.command())
         started = anyio.current_time()
-        result = await container.run(command, output)
+        result = await container.run(command, output, stop)
     except BaseException as error:
         with anyio.CancelScope(shield=True):
             await output.finish()
@@ -125,16 +158,7 @@ async def run(job: JobContext, call: Call) -> Value:
         raise
     await output.finish()
     await job.stream.command(stage.name, command.argv, image, code=result.code, duration=round(result.duration, 6))
-    if result.code != 0 and arguments.check:
-        raise _failure(command, result, image, output)
-    return {
-        "code": result.code,
-        "ok": result.code == 0,
-        "signal": result.signal,
-        "stdout": output.captured("stdout"),
-        "stderr": output.captured("stderr"),
-        "duration": result.duration,
-    }
+    return result
 
 
 def _handle(call: Call) -> str | None:

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs migrations on the connection that ``schema.database`` opened and locked."""
+"""Alembic's entry: runs migrations in the transaction that ``schema.database`` began and locked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ def run() -> None:
         connection=connection,
         version_table="schema_version",
         version_table_schema="moonyard",
-        transaction_per_migration=True,
     )
     with context.begin_transaction():
         context.run_migrations()

@@ -28,13 +28,13 @@ def main() -> int:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stderr)
     seed: int = random.SystemRandom().randrange(1_000_000) if options.seed is None else options.seed
-    result = anyio.run(soak.run, options.seconds, seed, options.rate, options.faults)
+    found = anyio.run(soak.run, options.seconds, seed, options.rate, options.faults)
     if options.json:
-        sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
     else:
-        for name, value in msgspec.to_builtins(result).items():
+        for name, value in msgspec.to_builtins(found).items():
             sys.stdout.write(f"{name:<28}{value}\n")
-    return 1 if result.broken else 0
+    return 1 if found.broken else 0
 
 
 if __name__ == "__main__":

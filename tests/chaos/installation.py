@@ -6,9 +6,8 @@ import os
 import select
 import shutil
 import signal
-import subprocess
 import tempfile
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,14 +16,16 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 import msgspec
-from psycopg import conninfo
+from psycopg import conninfo, sql
 
 from cli import settings
 from cli.runner import CREDENTIALS_FILE
 from orchestrator import tokens
 from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
 from schema.wire import Health, PipelinePush, PipelineVersion, Token, TokenCreate
-from tests.chaos import balancer, processes
+from tests.chaos import balancer, leftovers, processes
+from tests.chaos.clock import Clock
+from tests.chaos.disk import Disk
 from tests.chaos.pipelines import SOURCES
 from tests.chaos.processes import Known, Service
 from tests.chaos.proxy import Proxy, to_port, to_unix_socket
@@ -37,11 +38,19 @@ CAPACITY = 3
 LEASE_SECONDS = 3.0
 DRAIN_SECONDS = 5.0
 START_SECONDS = 60.0
+NOTE_SECONDS = 0.25
+WITH_CLOCK = ("replica 1", "runner 3")
+"""Parts whose clock can jump."""
 LUA_PARENT = "from sandbox.warm_parent import main"
 
 
 class Database(Cluster):
     """A Postgres that can be killed. Nothing of what it had committed is lost then."""
+
+    def vacuum_often(self) -> None:
+        """Let it look for dead rows all the time: what it counted of them is lost with each crash."""
+        self.run(sql.SQL("ALTER SYSTEM SET autovacuum_naptime = '1s'").format())
+        self.run(sql.SQL("SELECT pg_reload_conf()").format())
 
     def kill(self) -> None:
         """End it at once, as SIGQUIT does, and return when it is gone."""
@@ -72,6 +81,8 @@ class Runner(msgspec.Struct, frozen=True):
     id: str
     token: str
     proxies: list[Proxy]
+    disk: Disk | None
+    clock: Clock | None
 
     def lua_parent(self) -> int | None:
         return _first(self.service.pid, LUA_PARENT)
@@ -84,11 +95,6 @@ class Runner(msgspec.Struct, frozen=True):
         """Find the private engine's process; there is none where the machine's own engine is used."""
         return _first(self.service.pid, "system", "service")
 
-    def owners(self) -> list[str]:
-        """List the runner processes, dead and alive, that left a folder."""
-        folder = self.folder / "owners"
-        return sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
-
     def workspaces(self) -> list[Path]:
         return sorted((self.folder / "owners").glob("*/workspaces/*"))
 
@@ -98,6 +104,7 @@ class Replica(msgspec.Struct, frozen=True):
     address: str
     database: Proxy
     """Its way to Postgres."""
+    clock: Clock | None
 
     def lua_parent(self) -> int | None:
         return _first(self.service.pid, LUA_PARENT)
@@ -106,20 +113,33 @@ class Replica(msgspec.Struct, frozen=True):
 class Installation:
     """All parts. What is asked for a check goes straight to Postgres, and to nobody's proxy."""
 
-    def __init__(self, folder: Path, database: Database, url: str, token: str, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        database: Database,
+        url: str,
+        token: str,
+        *,
+        lease_seconds: float,
+        keep_seconds: float | None,
+    ) -> None:
         self._lease_seconds = lease_seconds
+        self._keep_seconds = keep_seconds
         self.folder = folder
         self.database = database
         self.url = url
         self.token = token
         self.replicas: list[Replica] = []
         self.runners: list[Runner] = []
+        self._disks: list[Disk] = []
         [self._balancer_port, *self._ports] = balancer.free_ports(1 + REPLICAS)
         self.users = Proxy("users", partial(to_port, self._balancer_port))
         """The submitters' and followers' way to the balancer."""
         self.balancer: Service
         self.seen: set[Known] = set()
         """Every process that a runner had."""
+        self.secrets = {"the admin's token": token}
+        """By what they are called: no log and no row may have one."""
 
     @property
     def proxies(self) -> list[Proxy]:
@@ -131,8 +151,13 @@ class Installation:
         parts = [*(runner.service for runner in self.runners), *(replica.service for replica in self.replicas)]
         return [*parts, self.balancer]
 
-    def note_processes(self) -> None:
-        """Remember the processes of the runners, to ask later whether they are gone."""
+    async def note_processes(self) -> None:
+        """Remember the processes of the runners all the while, to ask later whether they are gone; until cancelled."""
+        while True:
+            self.note_processes_now()
+            await anyio.sleep(NOTE_SECONDS)
+
+    def note_processes_now(self) -> None:
         for runner in self.runners:
             if (pid := runner.service.pid) is not None:
                 self.seen.update(filter(None, map(processes.known, processes.descendants(pid))))
@@ -140,11 +165,7 @@ class Installation:
     def strays(self) -> list[str]:
         """List processes of runners that are alive and no longer below a living runner."""
         pids = [runner.service.pid for runner in self.runners]
-        below = {found for pid in pids if pid is not None for found in processes.descendants(pid)}
-        left = [process.pid for process in self.seen if process.pid not in below and processes.lives(process)]
-        # The engine's name server is one for all containers of the machine, whoever made them.
-        lines = {pid: " ".join(processes.words(pid)) for pid in left}
-        return [f"{pid} {line}" for pid, line in lines.items() if line and "aardvark-dns" not in line]
+        return leftovers.strays(self.seen, [pid for pid in pids if pid is not None])
 
     async def start(self, tasks: anyio.abc.TaskGroup) -> None:
         """Start all parts and wait until each of them works."""
@@ -178,13 +199,16 @@ class Installation:
         proxy = Proxy(f"database of replica {index}", partial(to_unix_socket, socket))
         await tasks.start(proxy.serve)
         url = f"postgresql://{parts['user']}@127.0.0.1:{proxy.port}/{parts['dbname']}"
+        name = f"replica {index}"
+        clock = self._clock(name)
+        keeping = [] if self._keep_seconds is None else ["--keep-days", str(self._keep_seconds / 86400)]
         service = Service(
-            f"replica {index}",
-            argv("orchestrator", "--port", str(port), "--lease-seconds", str(self._lease_seconds)),
-            environment(MOONYARD_DATABASE_URL=url, PYTHONUNBUFFERED="1"),
+            name,
+            argv("orchestrator", "--port", str(port), "--lease-seconds", str(self._lease_seconds), *keeping),
+            _environment(clock, MOONYARD_DATABASE_URL=url, PYTHONUNBUFFERED="1"),
             self.folder / f"replica-{index}.log",
         )
-        self.replicas.append(Replica(service, f"http://127.0.0.1:{port}", proxy))
+        self.replicas.append(Replica(service, f"http://127.0.0.1:{port}", proxy, clock))
         tasks.start_soon(service.keep_running)
 
     async def _start_runner(self, tasks: anyio.abc.TaskGroup, client: Client, index: int) -> None:
@@ -193,35 +217,43 @@ class Installation:
         proxies = [Proxy(f"runner {index}, way {number}", partial(to_port, way)) for number, way in enumerate(ways, 1)]
         for proxy in proxies:
             await tasks.start(proxy.serve)
+        name = f"runner {index}"
+        clock = self._clock(name)
         folder = self.folder / f"runner-{index}"
-        registration = await client.post(
-            "/v1/tokens", Token, TokenCreate(kind="registration", name=f"runner {index}", uses=1)
-        )
+        disk = await anyio.to_thread.run_sync(Disk.mount, folder)
+        if disk is not None:
+            self._disks.append(disk)
+        registration = await client.post("/v1/tokens", Token, TokenCreate(kind="registration", name=name, uses=1))
         assert registration.secret is not None
         addresses = [flag for proxy in proxies for flag in ("--orchestrator", proxy.address)]
         await anyio.run_process(
-            argv("runner", "register", "--name", f"runner {index}", "--state-folder", str(folder), *addresses),
+            argv("runner", "register", "--name", name, "--state-folder", str(folder), *addresses),
             env=environment(MOONYARD_REGISTRATION_TOKEN=registration.secret),
         )
         credentials = settings.read_toml(folder / CREDENTIALS_FILE)
+        self.secrets |= {f"registration token {index}": registration.secret, f"{name}'s token": credentials["token"]}
         service = Service(
-            f"runner {index}",
+            name,
             argv(
                 *("runner", "start", "--state-folder", str(folder)),
                 *("--capacity", str(CAPACITY), "--drain-seconds", str(DRAIN_SECONDS)),
             ),
-            environment(PYTHONUNBUFFERED="1"),
+            _environment(clock, PYTHONUNBUFFERED="1"),
             self.folder / f"runner-{index}.log",
         )
-        self.runners.append(Runner(service, folder, credentials["id"], credentials["token"], proxies))
+        self.runners.append(Runner(service, folder, credentials["id"], credentials["token"], proxies, disk, clock))
         tasks.start_soon(service.keep_running)
 
     async def heal(self) -> None:
-        """Let everything work again: what is stopped goes on, what is cut is joined."""
+        """Let everything work again: what is stopped goes on, what is cut is joined, what is full has room."""
         for proxy in self.proxies:
             proxy.heal()
-        for runner in self.runners:
-            runner.service.send(signal.SIGCONT)
+        for part in [*self.runners, *self.replicas]:
+            part.service.send(signal.SIGCONT)
+            if part.clock is not None:
+                part.clock.jump(0)
+        for disk in self._disks:
+            disk.free()
         await anyio.to_thread.run_sync(self.database.start_again)
 
     async def stop(self) -> list[str]:
@@ -239,29 +271,34 @@ class Installation:
         await stop(self.balancer)
         return stubborn
 
-    def containers(self, jobs: Collection[str]) -> list[str]:
-        """List the containers of jobs that are there, in whatever state."""
-        label = '{{index .Labels "moonyard.job"}}'
-        form = label + " {{.ID}} {{.State}}"
-        listed = subprocess.run(
-            ["podman", "ps", "--all", "--format", form, "--filter", "label=moonyard.owner"],
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout.splitlines()
-        return [line for line in listed if line.partition(" ")[0] in jobs]
+    def unmount(self) -> None:
+        """Give up the runners' disks, when nobody needs them any more."""
+        for disk in self._disks:
+            disk.unmount()
+
+    def _clock(self, name: str) -> Clock | None:
+        return Clock.make(self.folder / f"{name.replace(' ', '-')}.clock") if name in WITH_CLOCK else None
 
 
 @asynccontextmanager
-async def running(lease_seconds: float = LEASE_SECONDS) -> AsyncGenerator[Installation]:
-    """Have an installation for the span of a block. Its logs stay where it says when the block fails."""
+async def running(
+    lease_seconds: float = LEASE_SECONDS, keep_seconds: float | None = None
+) -> AsyncGenerator[Installation]:
+    """Have an installation for the span of a block. Its logs stay where it says when the block fails.
+
+    :param keep_seconds: how long jobs are kept after their end, if not for ever.
+    """
     folder = Path(tempfile.mkdtemp(prefix="moonyard-chaos-"))
+    installation: Installation | None = None
     database = await anyio.to_thread.run_sync(lambda: Database(folder / "postgres"))
     try:
+        await anyio.to_thread.run_sync(database.vacuum_often)
         url = await anyio.to_thread.run_sync(database.create_migrated)
         made = await tokens.create_on_database(url, TokenCreate(kind="admin", name="chaos"))
         assert made.secret is not None
-        installation = Installation(folder, database, url, made.secret, lease_seconds)
+        installation = Installation(
+            folder, database, url, made.secret, lease_seconds=lease_seconds, keep_seconds=keep_seconds
+        )
         async with anyio.create_task_group() as tasks:
             try:
                 with anyio.fail_after(START_SECONDS):
@@ -273,6 +310,8 @@ async def running(lease_seconds: float = LEASE_SECONDS) -> AsyncGenerator[Instal
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(database.stop)
+            if installation is not None:
+                await anyio.to_thread.run_sync(installation.unmount)
     shutil.rmtree(folder)
 
 
@@ -290,6 +329,11 @@ def _first(pid: int | None, *wanted: str) -> int | None:
         if all(any(word in part for part in line) for word in wanted):
             return found
     return None
+
+
+def _environment(clock: Clock | None, **more: str) -> dict[str, str]:
+    plain = environment(**more)
+    return plain if clock is None else plain | clock.environment(plain["PYTHONPATH"])
 
 
 async def until_healthy(address: str) -> None:

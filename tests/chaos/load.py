@@ -27,15 +27,10 @@ AGAIN = 0.2
 """How many submits are sent again after they were acknowledged."""
 
 
-class Load:
-    """Submits at a steady rate, and remembers what was ordered, acknowledged, and read."""
+class Ledger:
+    """What was ordered, acknowledged, and read."""
 
-    def __init__(self, installation: Installation, rate: float, chance: random.Random) -> None:
-        self._installation = installation
-        self._rate = rate
-        self._chance = chance
-        self._stopping = anyio.Event()
-        self._followers = 0
+    def __init__(self) -> None:
         self.orders: dict[str, Order] = {}
         self.acknowledged: defaultdict[str, set[str]] = defaultdict(set)
         """The jobs that were named in the answers for a key: one for each, if all is well."""
@@ -45,6 +40,18 @@ class Load:
         """Jobs whose cancel was acknowledged."""
         self.followed: dict[str, list[bytes]] = {}
         """The lines that a follower got, by job."""
+
+
+class Load:
+    """Submits at a steady rate."""
+
+    def __init__(self, installation: Installation, rate: float, chance: random.Random) -> None:
+        self._installation = installation
+        self._rate = rate
+        self._chance = chance
+        self._stopping = anyio.Event()
+        self._followers = 0
+        self.ledger = Ledger()
 
     def stop(self) -> None:
         """Order nothing more."""
@@ -69,12 +76,13 @@ class Load:
                     count=self._chance.randint(*COUNTS[kind]),
                     cancelled=self._chance.random() < CANCELLED,
                 )
-                self.orders[order.key] = order
+                self.ledger.orders[order.key] = order
                 tasks.start_soon(self._submit, clients[number % 2], order, tasks)
                 with anyio.move_on_after(self._chance.expovariate(self._rate)):
                     await self._stopping.wait()
 
     async def _submit(self, client: Client, order: Order, tasks: anyio.abc.TaskGroup) -> None:
+        ledger = self.ledger
         times = 2 if self._chance.random() < AGAIN else 1
         while times:
             try:
@@ -82,16 +90,17 @@ class Load:
                 job = await client.post("/v1/jobs", Job, message, seconds=ANSWER_SECONDS)
             except (OrchestratorUnreachable, OrchestratorRefused) as error:
                 status = f"{error.status} " if isinstance(error, OrchestratorRefused) else ""
-                self.refusals[f"{status}{error.code}"] += 1
+                ledger.refusals[f"{status}{error.code}"] += 1
                 await anyio.sleep(PAUSE_SECONDS)
                 continue
             times -= 1
-            if not self.acknowledged[order.key] and self._followers < FOLLOWERS:
+            is_new = not ledger.acknowledged[order.key]
+            if is_new and self._followers < FOLLOWERS:
                 self._followers += 1
                 tasks.start_soon(self._follow, client, job.id)
-            if order.cancelled and not self.acknowledged[order.key]:
+            if is_new and order.cancelled:
                 tasks.start_soon(self._cancel, client, job.id)
-            self.acknowledged[order.key].add(job.id)
+            ledger.acknowledged[order.key].add(job.id)
 
     async def _cancel(self, client: Client, job: str) -> None:
         await anyio.sleep(self._chance.uniform(0, CANCEL_SECONDS_MAXIMUM))
@@ -101,17 +110,17 @@ class Load:
             except OrchestratorRefused as refused:
                 if refused.code == "job_finished":
                     return
-                self.refusals[f"{refused.status} {refused.code}"] += 1
+                self.ledger.refusals[f"{refused.status} {refused.code}"] += 1
             except OrchestratorUnreachable as error:
-                self.refusals[error.code] += 1
+                self.ledger.refusals[error.code] += 1
             else:
-                self.cancelled.add(job)
+                self.ledger.cancelled.add(job)
                 return
             await anyio.sleep(PAUSE_SECONDS)
 
     async def _follow(self, client: Client, job: str) -> None:
         """Read a job's lines as they come, taking a broken stream up again after the last line read."""
-        lines = self.followed[job] = []
+        lines = self.ledger.followed[job] = []
         has_ended = False
         while not has_ended:
             query: dict[str, str | int] = {"follow": "true"}

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +15,7 @@ import anyio.abc
 
 RESTART_SECONDS = 0.3
 STOP_SECONDS = 40.0
+READY_SECONDS = 5.0
 
 
 class Known(NamedTuple):
@@ -59,23 +59,42 @@ def descendants(pid: int) -> list[int]:
     return [found for child in children(pid) for found in (child, *descendants(child))]
 
 
+class End(NamedTuple):
+    """How a service's process ended."""
+
+    code: int
+    signals: frozenset[signal.Signals]
+    """What it had been sent; nothing, where nobody had asked it to end."""
+    after_seconds: float
+    """Since the first of them, or since the start."""
+    was_ready: bool
+    """It had run for long enough to know what a signal means."""
+
+
 class Service:
     """A process that is started again when it ends, as a service manager does."""
 
-    def __init__(self, name: str, argv: list[str], environment: dict[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        argv: list[str],
+        environment: dict[str, str],
+        log: Path,
+        *,
+        ready_seconds: float = READY_SECONDS,
+    ) -> None:
         self.name = name
+        self._ready_seconds = ready_seconds
         self.log = log
         self._argv = [*_with_parent(), *argv]
         self._environment = environment
         self._process: anyio.abc.Process | None = None
-        self._asked = False
-        """It was signalled: its end is no surprise."""
+        self._signals: set[signal.Signals] = set()
+        self._since = 0.0
+        self._was_ready = False
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
-        self.ends: list[int] = []
-        """Exit codes, the last one's at the end."""
-        self.surprises: Counter[int] = Counter()
-        """Exit codes of ends that nobody asked for."""
+        self.ends: list[End] = []
 
     @property
     def pid(self) -> int | None:
@@ -97,7 +116,8 @@ class Service:
         pid = self.pid
         if pid is None:
             return False
-        self._asked = self._asked or number not in {signal.SIGSTOP, signal.SIGCONT}
+        if number not in {signal.SIGSTOP, signal.SIGCONT}:
+            self._note(number)
         with suppress(ProcessLookupError):
             os.kill(pid, number)
             return True
@@ -122,21 +142,32 @@ class Service:
                 cwd=self.log.parent,
                 start_new_session=True,
             )
-        self._process, self._asked = process, False
+        self._process = process
+        self._signals, self._since, self._was_ready = set(), anyio.current_time(), True
         try:
-            code = await process.wait()
-            self.ends.append(code)
-            if not self._asked:
-                self.surprises[code] += 1
+            await process.wait()
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
+                self._note(signal.SIGTERM)
                 process.terminate()
                 with anyio.move_on_after(STOP_SECONDS):
                     await process.wait()
                     return
+                self._note(signal.SIGKILL)
                 process.kill()
                 await process.wait()
             raise
+        finally:
+            if process.returncode is not None:
+                seconds = anyio.current_time() - self._since
+                self.ends.append(End(process.returncode, frozenset(self._signals), seconds, self._was_ready))
+
+    def _note(self, number: signal.Signals) -> None:
+        now = anyio.current_time()
+        if not self._signals:
+            self._was_ready = now - self._since >= self._ready_seconds
+            self._since = now
+        self._signals.add(number)
 
 
 def _with_parent() -> list[str]:

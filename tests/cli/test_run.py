@@ -9,6 +9,8 @@ from pathlib import Path
 import anyio
 import pytest
 
+from tests.chaos import processes
+from tests.chaos.installation import LUA_PARENT
 from tests.cli.command import ROOT, SECONDS, moonyard, started
 from tests.cli.conftest import Runner
 
@@ -365,6 +367,22 @@ async def test_ctrl_c_cancels_the_job_and_leaves_nothing(run: Runner) -> None:
         assert await running.rest() == 1
     assert running.lines[-1]["type"] == "job"
     assert running.lines[-1]["state"] == "cancelled"
+    assert list((run.state_folder / "owners").glob("*/workspaces/*")) == []
+
+
+async def test_a_run_whose_lua_process_is_killed_is_lost_and_leaves_nothing(run: Runner) -> None:
+    source = """return { name = "p", stages = { { name = "s", script = function()
+      process.run({ command = "sh", args = { "-c", "echo started; exec sleep 1000" } }) end } } }"""
+    async with started(*run.arguments(source), cwd=run.folder) as running:
+        await running.until(type="log", text="started")
+        children = processes.children(running.process.pid)
+        [parent] = [pid for pid in children if any(LUA_PARENT in word for word in processes.words(pid))]
+        [lua] = processes.children(parent)
+        os.kill(lua, signal.SIGKILL)
+        assert await running.rest() == 1
+    final = running.lines[-1]
+    assert (final["type"], final["state"], final["error"]["code"]) == ("job", "lost", "attempt_lost")
+    assert "killed by SIGKILL" in final["error"]["message"]
     assert list((run.state_folder / "owners").glob("*/workspaces/*")) == []
 
 

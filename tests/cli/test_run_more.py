@@ -542,9 +542,9 @@ def until(line: Line) -> dict[str, str]:
 async def test_a_signal_to_the_whole_process_group_cancels_the_job_at_any_moment(
     run: Runner, silent_registry: str, wanted: dict[str, str], body: str, number: signal.Signals
 ) -> None:
-    source = (f'return {{ name = "p", stages = {{ {{ name = "s", script = function() {body} end }} }} }}').replace(
-        "REGISTRY", silent_registry
-    )
+    source = (
+        'return { name = "p", cancel_grace = "500ms", stages = { { name = "s", script = function() BODY end } } }'
+    ).replace("BODY", body.replace("REGISTRY", silent_registry))
     # As a terminal does it: everything that was started in the foreground gets the signal.
     command = shlex.join(argv(*run.arguments(source)))
     async with await anyio.open_process(

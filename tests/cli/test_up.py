@@ -43,6 +43,30 @@ return { name = "keeping", inputs = { text = { type = "string" } }, stages = { {
 end } } }
 """
 
+ENDING = """
+return { name = "ending", inputs = { deaf = { type = "boolean" } }, stages = { { name = "s", script = function(job)
+  local after = job.inputs.deaf and "" or "exit 0"
+  process.run({ command = "sh", args = { "-c",
+    "trap 'echo asked; " .. after .. "' TERM; echo started; while :; do sleep 0.05; done" } })
+end } }, finally = { { name = "f", script = function(job) log.info("cleaned up: " .. job.state) end } } }
+"""
+# Its test fails in the first attempt; in the second it finds what the first built, and none of its variables.
+RESUMING = """
+local variable
+return { name = "resuming", keep_workspace = "1h", stages = {
+  { name = "build", script = function(job)
+    variable = "set"
+    local text = "built in attempt " .. job.attempt
+    process.run({ command = "sh", args = { "-c", "mkdir out; echo " .. text .. " > out/file" } })
+  end },
+  { name = "test", script = function(job)
+    assert(job.attempt == 2)
+    log.info(process.run({ command = "cat", args = { "out/file" }, stdout = "off" }).stdout:sub(1, -2), variable)
+  end },
+  { name = "deploy", script = function() log.info("deployed") end },
+} }
+"""
+
 
 class Installation:
     """A running ``moonyard up``, and the command line that finds it."""
@@ -226,6 +250,51 @@ async def test_a_running_job_is_cancelled(installation: Installation) -> None:
         assert await running.rest() == 1
         assert running.lines[-1]["state"] == "cancelled"
     assert containers_of(running.lines[-1]["id"]) == []
+
+
+async def test_a_cancelled_job_cleans_up_and_a_forced_cancel_waits_for_nothing(installation: Installation) -> None:
+    await installation.push(ENDING)
+    for force, texts in (([], ["started", "asked", "cleaned up: cancelled"]), (["--force"], ["started", "asked"])):
+        number = await installation.submit("ending", "--input", f"deaf={'yes' if force else 'no'}")
+        async with installation.start("logs", number, "-f", "--json") as running:
+            await running.until(type="log", text="started")
+            assert (await installation("cancel", number)).code == 0
+            if force:
+                await running.until(type="log", text="asked")
+                assert (await installation("cancel", number, *force)).code == 0
+            assert await running.rest() == 1
+        assert running.lines[-1]["state"] == "cancelled"
+        # On stderr the shell says that its `sleep` was terminated.
+        said = [line["text"] for line in running.lines if line.get("source") in {"stdout", "lua"}]
+        assert said == texts
+        assert containers_of(running.lines[-1]["id"]) == []
+
+
+async def test_a_failed_job_goes_on_from_its_stage_with_its_workspace(installation: Installation) -> None:
+    await installation.push(RESUMING)
+    number = await installation.submit("resuming")
+    failed = await installation("logs", number, "-f", "--json")
+    assert failed.code == 1
+    assert any("the workspace is kept until" in text for text in failed.texts(source="system"))
+    unknown = await installation("retry", number, "--from", "tests")
+    assert unknown.code == 2
+    assert "Its stages are: build, test, deploy." in unknown.stderr
+    retried = await installation("retry", number, "--from", "test")
+    assert retried.code == 0, retried.stderr
+    followed = await installation("logs", number, "-f", "--json")
+    assert followed.code == 0, followed
+    of_second = [line for line in followed.lines if line["attempt"] == 2]
+    assert [(line["stage"], line["state"]) for line in of_second if line["type"] == "stage"] == [
+        ("build", "skipped"),
+        ("test", "running"),
+        ("test", "succeeded"),
+        ("deploy", "running"),
+        ("deploy", "succeeded"),
+    ]
+    assert [line["text"] for line in of_second if line["type"] == "log" and line["source"] != "system"] == [
+        "built in attempt 1 nil",
+        "deployed",
+    ]
 
 
 async def test_a_followed_log_is_whole_when_a_replica_is_killed(installation: Installation) -> None:

@@ -20,6 +20,7 @@ from schema.definition import InputDefinition, PipelineDefinition, StageDefiniti
 from schema.errors import ErrorInfo
 from schema.events import AnyEvent, CommandEvent, JobEvent, LogEvent, StageEvent, encode_line
 from schema.states import JobState, StageState
+from schema.tracing import Tracer
 from schema.wire import (
     Assignment,
     Claim,
@@ -61,10 +62,10 @@ class Installation:
         self._stack = stack
         self.replicas: list[Replica] = []
 
-    async def replica(self, **settings: Any) -> Replica:
+    async def replica(self, *, tracer: Tracer | None = None, **settings: Any) -> Replica:
         """Start a replica."""
         chosen = OrchestratorSettings(database_url=self.url, port=0, connections_maximum=4, **settings)
-        replica = await self._stack.enter_async_context(_running(chosen))
+        replica = await self._stack.enter_async_context(_running(chosen, tracer))
         self.replicas.append(replica)
         return replica
 
@@ -75,7 +76,7 @@ class Installation:
 
     async def push(self, definition: PipelineDefinition = DEFINITION, source: str = SOURCE) -> None:
         """Store a pipeline that needs no check."""
-        await pipelines.store(self.database, f"{definition.name}.lua", source, definition)
+        await pipelines.store(self.database, f"{definition.name}.lua", source, definition, actor="test")
 
     async def submit(self, **fields: Any) -> Job:
         message: dict[str, Any] = {"pipeline": "hello"} | fields
@@ -158,13 +159,13 @@ class Attempt:
 @asynccontextmanager
 async def installation(url: str) -> AsyncGenerator[Installation]:
     async with Database.open(url, connections_maximum=4) as database, AsyncExitStack() as stack:
-        token = await tokens.create(database, TokenCreate(kind="admin", name="test"))
+        token = await tokens.create(database, TokenCreate(kind="admin", name="test"), "test")
         assert token.secret is not None
         yield Installation(url, database, stack, token.secret)
 
 
 @asynccontextmanager
-async def _running(settings: OrchestratorSettings) -> AsyncGenerator[Replica]:
+async def _running(settings: OrchestratorSettings, tracer: Tracer | None) -> AsyncGenerator[Replica]:
     stop, started = anyio.Event(), anyio.Event()
     address: list[str] = []
     parts: list[Parts] = []
@@ -174,7 +175,7 @@ async def _running(settings: OrchestratorSettings) -> AsyncGenerator[Replica]:
         started.set()
 
     async def go() -> None:
-        await serve.run(settings, stop=stop, started=on_start, with_parts=parts.append)
+        await serve.run(settings, stop=stop, started=on_start, with_parts=parts.append, tracer=tracer)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(go)

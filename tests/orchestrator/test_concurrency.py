@@ -253,7 +253,7 @@ async def test_a_full_group_with_100000_jobs_hides_nobody(installation: Installa
         """
         SELECT id, concurrency_limit FROM moonyard.jobs
         WHERE state = 'queued' AND parked = 'group' AND concurrency_group = 'deploy-main'
-        ORDER BY number - 1000 * priority LIMIT 1000 FOR UPDATE SKIP LOCKED
+        ORDER BY turn - 1000 * priority, number LIMIT 1000 FOR UPDATE SKIP LOCKED
         """,
     )
     assert "jobs_behind_group" in looked

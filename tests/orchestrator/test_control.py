@@ -9,8 +9,14 @@ from typing import Any
 import anyio
 import pytest
 
-from orchestrator.jobs import resolve_inputs
-from schema.definition import Concurrency, InputDefinition, InputsInvalid, PipelineDefinition, StageDefinition
+from schema.definition import (
+    Concurrency,
+    InputDefinition,
+    InputsInvalid,
+    PipelineDefinition,
+    StageDefinition,
+    resolve_inputs,
+)
 from schema.errors import MoonyardError
 from schema.events import JobEvent, decode_line
 from schema.wire import Heartbeat, HeartbeatAnswer, Holding, Job
@@ -35,8 +41,8 @@ async def shown(installation: Installation, job: int | str) -> Job:
 
 
 async def audit(installation: Installation) -> list[tuple[str, str]]:
-    rows = await installation.fetch("SELECT action, subject, actor FROM moonyard.audit ORDER BY id")
-    assert {row["actor"] for row in rows} <= {"postgres"}
+    """Give what was done in psql."""
+    rows = await installation.fetch("SELECT action, subject FROM moonyard.audit WHERE actor = 'postgres' ORDER BY id")
     return [(row["action"], row["subject"]) for row in rows]
 
 
@@ -119,6 +125,28 @@ async def test_a_job_is_cancelled_and_retried_in_psql(installation: Installation
     assert "DETAIL:  job_finished" in refusal(installation, f"SELECT control.cancel({job.number})")
     assert "there is no job `99`" in refusal(installation, "SELECT control.cancel(99)")
     assert [action for action, _ in await audit(installation)] == ["cancel", "retry", "cancel"]
+
+
+async def test_a_cancel_is_forced_and_a_retry_begins_with_a_stage_in_psql(installation: Installation):
+    await installation.replica()
+    await installation.push()
+    runner = await installation.runner()
+    job = await installation.submit()
+    [assignment] = await runner.claim()
+    assert ask(installation, f"SELECT control.cancel({job.number}, force => true)") == "its runner was told"
+    holding = [Holding(job=assignment.job, attempt=assignment.attempt)]
+    told = await runner.client.post("/v1/runner/heartbeat", HeartbeatAnswer, Heartbeat(holding=holding))
+    assert (told.cancel, told.kill) == ([job.id], [job.id])
+    attempt = Attempt(assignment)
+    await runner.send(attempt, attempt.state("running"), attempt.state("cancelled"))
+    refused = refusal(installation, f"SELECT control.retry({job.number}, from_stage => 'greeting')")
+    assert "DETAIL:  stage_unknown" in refused
+    assert "HINT:  Its stages are: greet." in refused
+    assert ask(installation, f"SELECT control.retry({job.number}, from_stage => 'greet')") == "queued as attempt 2"
+    [assignment] = await runner.claim()
+    holding = [Holding(job=assignment.job, attempt=assignment.attempt)]
+    told = await runner.client.post("/v1/runner/heartbeat", HeartbeatAnswer, Heartbeat(holding=holding))
+    assert (told.cancel, told.kill) == ([], [])
 
 
 async def test_pipelines_and_runners_are_held_back_in_psql(installation: Installation):

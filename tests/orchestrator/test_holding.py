@@ -59,7 +59,9 @@ async def test_the_jobs_of_a_paused_pipeline_wait_and_others_do_not(installation
     await pause(installation, "hello", "resume")
     numbers = [assignment.number for assignment in await runner.claim(slots=2)]
     assert numbers == [held.number, later.number]
-    rows = await installation.fetch("SELECT action, subject FROM moonyard.audit ORDER BY id")
+    rows = await installation.fetch(
+        "SELECT action, subject FROM moonyard.audit WHERE action ~ 'pause|resume' ORDER BY id"
+    )
     assert [tuple(row) for row in rows] == [("pause", "pipeline hello"), ("resume", "pipeline hello")]
 
 
@@ -102,7 +104,7 @@ async def test_a_pipeline_that_does_not_exist_cannot_be_paused(installation: Ins
     with pytest.raises(OrchestratorRefused) as refused:
         await pause(installation, "nothing")
     assert (refused.value.status, refused.value.code) == (404, "pipeline_unknown")
-    assert await installation.fetch("SELECT FROM moonyard.audit") == []
+    assert await installation.fetch("SELECT FROM moonyard.audit WHERE action = 'pause'") == []
 
 
 async def test_a_drained_runner_gets_nothing_until_it_is_drained_no_longer(installation: Installation):

@@ -123,6 +123,23 @@ async def test_a_cancel_reaches_a_waiting_heartbeat_on_another_replica(installat
     assert (await admin.get(f"/v1/jobs/{job.id}", Job)).state == "cancelled"
 
 
+async def test_a_forced_cancel_is_told_beside_the_plain_one_and_told_once(installation: Installation):
+    await installation.replica()
+    await installation.push()
+    runner = await installation.runner()
+    job = await installation.submit()
+    attempt = await started(installation, runner)
+    admin = await installation.client()
+    await admin.post(f"/v1/jobs/{job.number}/cancel", Job)
+    assert (await heartbeat(runner, attempt)).kill == []
+    await admin.post(f"/v1/jobs/{job.number}/cancel?force=true", Job)
+    await admin.post(f"/v1/jobs/{job.number}/cancel", Job)
+    told = await heartbeat(runner, attempt, cancelling=True)
+    assert (told.cancel, told.kill) == ([], [job.id])
+    told = await heartbeat(runner, attempt, cancelling=True, killing=True)
+    assert (told.cancel, told.kill) == ([], [])
+
+
 async def test_a_job_that_waits_is_cancelled_at_once_and_never_handed_out(installation: Installation):
     await installation.replica()
     await installation.push()

@@ -13,7 +13,7 @@ from schema import times
 from schema.client import OrchestratorRefused
 from schema.definition import PipelineDefinition, StageDefinition
 from schema.events import JobEvent, decode_line
-from schema.wire import Job
+from schema.wire import Job, JobSubmit
 from tests.orchestrator.installation import DEADLINE_SECONDS, Installation, SpokenRunner
 from tests.orchestrator.plans import plan
 
@@ -47,17 +47,45 @@ async def test_a_pipelines_own_priority_counts_unless_a_submit_says_another(inst
     assert await drawn(runner, 3) == [urgent.number, plain.number, not_so.number]
 
 
-async def test_a_job_is_overtaken_by_no_more_than_a_thousand_submits_a_point_of_priority(installation: Installation):
+async def test_a_job_is_overtaken_by_no_more_than_a_thousand_turns_a_point_of_priority(installation: Installation):
     await installation.replica()
     await installation.push()
     runner = await installation.runner()
     old = await installation.submit()
-    await installation.fetch("SELECT setval(pg_get_serial_sequence('moonyard.jobs', 'number'), 998)")
+    [row] = await installation.fetch("SELECT turn FROM moonyard.jobs")
+    await installation.fetch(f"SELECT setval('moonyard.turns', {row['turn'] + 998})")
     before = await installation.submit(priority=1)
-    assert before.number == 999
-    await installation.fetch("SELECT setval(pg_get_serial_sequence('moonyard.jobs', 'number'), 1001)")
+    await installation.fetch(f"SELECT setval('moonyard.turns', {row['turn'] + 1000})")
     after = await installation.submit(priority=1)
     assert await drawn(runner, 3) == [before.number, old.number, after.number]
+
+
+async def test_a_pipeline_with_thousands_of_jobs_keeps_none_of_another_waiting(installation: Installation):
+    replica = await installation.replica()
+    await installation.push()
+    await installation.push(PipelineDefinition(name="other", stages=STAGES))
+    runner = await installation.runner()
+    many = await replica.parts.submissions.submit_all([JobSubmit(pipeline="hello")] * 5000)
+    first = [job.number for job in many]
+    assert await drawn(runner, 20) == first[:20]
+    lone = await installation.submit(pipeline="other")
+    assert await drawn(runner, 3) == [first[20], lone.number, first[21]]
+    # What was far behind does not catch up for what it had not asked for: from here on they take turns.
+    few = [(await installation.submit(pipeline="other")).number for _ in range(3)]
+    assert sorted(await drawn(runner, 6)) == [*first[22:25], *few]
+    # And its own jobs come in the order in which they were submitted.
+    assert await drawn(runner, 3) == first[25:28]
+
+
+async def test_jobs_that_were_queued_before_a_replica_started_keep_their_turns(installation: Installation):
+    first = await installation.replica()
+    await installation.push()
+    runner = await installation.runner()
+    many = await first.parts.submissions.submit_all([JobSubmit(pipeline="hello")] * 50)
+    assert await drawn(runner, 10) == [job.number for job in many[:10]]
+    second = await installation.replica()
+    late = await second.parts.submissions.submit(JobSubmit(pipeline="hello"))
+    assert await drawn(runner, 41) == [*(job.number for job in many[10:]), late.number]
 
 
 @pytest.mark.parametrize("priority", [101, -101, 10**9])
@@ -183,7 +211,7 @@ async def test_claims_and_releases_use_their_indexes_whatever_is_parked(installa
     )
     await installation.fetch("ANALYZE moonyard.jobs")
     [runner] = await installation.fetch("SELECT id FROM moonyard.runners")
-    given = ("0", "16", f"array_fill('{runner['id']}'::uuid, ARRAY[16])", "15.0", "ARRAY['gpu']")
+    given = (str(-(2**62)), "16", f"array_fill('{runner['id']}'::uuid, ARRAY[16])", "15.0", "ARRAY['gpu']")
     claim = await plan(installation, sql.JOBS_CLAIM, *given)
     assert "Index Scan using jobs_ready on jobs" in claim
     assert "Index Scan using jobs_ready_tagged on jobs" in claim
@@ -206,7 +234,7 @@ async def test_a_backlog_that_the_statistics_do_not_know_of_is_claimed_in_one_sh
     await installation.fetch("ANALYZE moonyard.jobs")
     await installation.fetch(fill % "'queued', NULL")
     [runner] = await installation.fetch("SELECT id FROM moonyard.runners")
-    given = ("0", "16", f"array_fill('{runner['id']}'::uuid, ARRAY[16])", "15.0", "'{}'")
+    given = (str(-(2**62)), "16", f"array_fill('{runner['id']}'::uuid, ARRAY[16])", "15.0", "'{}'")
     walked = await plan(installation, sql.JOBS_CLAIM, *given, analyze=True)
     [line] = [line for line in walked.splitlines() if "Index Scan using jobs_ready on jobs" in line]
     assert "rows=16.00 loops=1" in line or "rows=16 loops=1" in line, walked

@@ -101,3 +101,29 @@ async def test_numbers_that_lua_and_json_cannot_hold_are_refused(installation: I
         body = msgspec.json.encode({"pipeline": "hello", "inputs": wrong})
         problem = await ask(installation, "POST", "/v1/jobs", data=body)
         assert (problem.status, problem.code) == (422, "inputs_invalid")
+
+
+@pytest.mark.parametrize("given", ["abc-1", "A.b_c:d+e/f=", "x" * 128])
+async def test_a_request_keeps_its_own_id_in_its_answer_and_in_its_error(installation: Installation, given: str):
+    await installation.replica()
+    async with aiohttp.ClientSession(headers={"X-Request-Id": given}) as session:
+        async with session.get(installation.replicas[0].address + "/v1/jobs") as response:
+            assert response.headers["X-Request-Id"] == given
+            assert (await response.json())["request_id"] == given
+        async with session.get(installation.replicas[0].address + "/v1/health") as response:
+            assert response.headers["X-Request-Id"] == given
+
+
+@pytest.mark.parametrize("given", [None, "", "two words", "x" * 129, "<b>", "-r"])
+async def test_a_request_without_an_id_that_a_log_can_hold_gets_one(installation: Installation, given: str | None):
+    await installation.replica()
+    headers = {} if given is None else {"X-Request-Id": given}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        ids: set[str] = set()
+        for _ in range(2):
+            async with session.get(installation.replicas[0].address + "/v1/jobs") as response:
+                assert response.status == 401
+                ids.add(response.headers["X-Request-Id"])
+                assert (await response.json())["request_id"] == response.headers["X-Request-Id"]
+    assert len(ids) == 2
+    assert all(len(made) == 16 and made.isalnum() for made in ids)

@@ -94,7 +94,7 @@ class Queue(RuleBasedStateMachine):
     def claim(self, slots: int, number: int) -> None:
         free = self.ask(
             "SELECT id FROM moonyard.jobs WHERE state = 'queued' AND parked IS NULL "
-            "ORDER BY number - 1000 * priority, number"
+            "ORDER BY turn - 1000 * priority, number"
         )
         runner = self.runners[number]
         rows = self.ask(claims.JOBS_CLAIM, -(2**62), slots, [runner] * slots, 60.0, [])
@@ -140,7 +140,7 @@ class Queue(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         job = data.draw(st.sampled_from(list(self.states)))
-        if self.refused(jobs.JOB_CANCEL, job, None) == "job_finished":
+        if self.refused(jobs.JOB_CANCEL, job, None, False) == "job_finished":
             assert self.states[job] in FINAL - {"cancelled"}
             return
         if self.states[job] == "queued":

@@ -13,7 +13,7 @@ import pytest
 
 import plugins
 from sandbox.parent import WarmParent
-from sandbox.process import JobFacts, SandboxFailed
+from sandbox.process import JobFacts, SandboxFailed, SandboxLost
 from sandbox.wall import Limits
 from schema.definition import PipelineInvalid
 from tests.sandbox.conftest import RecordingHost, failure_of, loaded, run_script, script
@@ -105,6 +105,23 @@ async def test_a_loop_that_catches_every_error_meets_the_limit_of_processor_time
         with pytest.raises(SandboxFailed) as raised:
             await pipeline.run()
     assert raised.value.code == "cpu_limit"
+    assert not isinstance(raised.value, SandboxLost)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_process_that_somebody_kills_is_lost_and_says_so(number: signal.Signals) -> None:
+    async with loaded(script('process.run({ command = "first" })')) as pipeline:
+
+        async def kill(_arguments: object) -> None:
+            [parent] = _warm_parents()
+            [child] = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
+            os.kill(int(child), number)
+            await anyio.sleep_forever()  # nobody waits for an answer any more, so neither does the host
+
+        pipeline.host.answers["process.run"] = kill
+        with pytest.raises(SandboxLost, match=f"was killed by {number.name}, which came from outside") as raised:
+            await pipeline.run()
+    assert raised.value.code == "sandbox_lost"
 
 
 async def test_a_file_larger_than_the_memory_is_refused() -> None:

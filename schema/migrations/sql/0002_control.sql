@@ -148,22 +148,21 @@ BEGIN
             'not_before', not_before, 'queue_timeout', extract(epoch FROM queue_timeout)::double precision
         )),
         'priority', priority, 'delay', extract(epoch FROM delay), 'not_before', not_before,
-        'queue_timeout', extract(epoch FROM queue_timeout)
+        'queue_timeout', extract(epoch FROM queue_timeout), 'actor', session_user
     )));
-    PERFORM moonyard.note(session_user, 'submit', 'job ' || made.number, jsonb_build_object('pipeline', pipeline));
     PERFORM moonyard.tell('queue');
     RETURN made.number;
 END $$;
 COMMENT ON FUNCTION control.submit IS
     'Submits a job and gives its number: SELECT control.submit(''build'', ''{"ref": "main"}'', priority => 10);';
 
-CREATE FUNCTION control.cancel(job text) RETURNS text
+CREATE FUNCTION control.cancel(job text, force boolean DEFAULT false) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found uuid := moonyard.job_of(job);
     done record;
 BEGIN
-    SELECT * INTO done FROM moonyard.job_cancel(found, session_user);
+    SELECT * INTO done FROM moonyard.job_cancel(found, session_user, force);
     PERFORM moonyard.tell('jobs', found);
     IF done.runner IS NOT NULL THEN
         PERFORM moonyard.tell('runners', done.runner);
@@ -171,31 +170,35 @@ BEGIN
     END IF;
     RETURN 'cancelled';
 END $$;
-COMMENT ON FUNCTION control.cancel(text) IS
-    'Cancels a job, by number or id: at once while it waits; while it runs, its runner stops it. SELECT control.cancel(''17'');';
+COMMENT ON FUNCTION control.cancel(text, boolean) IS
+    'Cancels a job, by number or id: at once while it waits; while it runs, its runner stops it, with force at once. SELECT control.cancel(''17'', force => true);';
 
-CREATE FUNCTION control.cancel(job bigint) RETURNS text
+CREATE FUNCTION control.cancel(job bigint, force boolean DEFAULT false) RETURNS text
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-RETURN control.cancel(job::text);
-COMMENT ON FUNCTION control.cancel(bigint) IS 'Cancels a job, by number: SELECT control.cancel(17);';
+RETURN control.cancel(job::text, force);
+COMMENT ON FUNCTION control.cancel(bigint, boolean) IS 'Cancels a job, by number: SELECT control.cancel(17);';
 
-CREATE FUNCTION control.retry(job text) RETURNS text
+CREATE FUNCTION control.retry(job text, from_stage text DEFAULT NULL, without_workspace boolean DEFAULT false) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found uuid := moonyard.job_of(job);
 BEGIN
-    PERFORM moonyard.job_retry(found, session_user);
+    IF from_stage IS NULL THEN
+        PERFORM moonyard.job_retry(found, session_user);
+    ELSE
+        PERFORM moonyard.job_resume(found, session_user, from_stage, without_workspace);
+    END IF;
     PERFORM moonyard.tell('jobs', found);
     PERFORM moonyard.tell('queue');
     RETURN 'queued as attempt ' || (SELECT attempt + 1 FROM moonyard.jobs WHERE id = found);
 END $$;
-COMMENT ON FUNCTION control.retry(text) IS
-    'Queues a job that ended once more, by number or id, as its next attempt: SELECT control.retry(''17'');';
+COMMENT ON FUNCTION control.retry(text, text, boolean) IS
+    'Queues a job that ended once more, by number or id, as its next attempt, which may begin with a later stage: SELECT control.retry(''17'', from_stage => ''deploy'');';
 
-CREATE FUNCTION control.retry(job bigint) RETURNS text
+CREATE FUNCTION control.retry(job bigint, from_stage text DEFAULT NULL, without_workspace boolean DEFAULT false) RETURNS text
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-RETURN control.retry(job::text);
-COMMENT ON FUNCTION control.retry(bigint) IS 'Queues a job that ended once more, by number: SELECT control.retry(17);';
+RETURN control.retry(job::text, from_stage, without_workspace);
+COMMENT ON FUNCTION control.retry(bigint, text, boolean) IS 'Queues a job that ended once more, by number: SELECT control.retry(17);';
 
 CREATE FUNCTION control.pause(pipeline text DEFAULT NULL) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

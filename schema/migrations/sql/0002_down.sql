@@ -11,13 +11,16 @@ DROP FUNCTION
     moonyard.jobs_cancel_queued, moonyard.job_retry, moonyard.attempt_retry, moonyard.group_supersede,
     moonyard.jobs_submit, moonyard.jobs_release, moonyard.jobs_time_out, moonyard.pipeline_of, moonyard.pause,
     moonyard.resume, moonyard.drain, moonyard.uuid7, moonyard.input_value, moonyard.resolve_inputs;
+DROP FUNCTION moonyard.job_resume;
+DROP TABLE moonyard.kept_workspaces;
 DROP TABLE moonyard.schedules, moonyard.audit, moonyard.pauses, moonyard.concurrency_slots;
 DROP INDEX moonyard.jobs_finished, moonyard.jobs_queued_listed;
 CREATE INDEX jobs_queued ON moonyard.jobs (number) WHERE state = 'queued';
 ALTER TABLE moonyard.jobs
-    DROP COLUMN priority, DROP COLUMN parked, DROP COLUMN not_before, DROP COLUMN queue_timeout_seconds,
+    DROP COLUMN priority, DROP COLUMN turn, DROP COLUMN parked, DROP COLUMN not_before, DROP COLUMN queue_timeout_seconds,
     DROP COLUMN queue_deadline, DROP COLUMN tag_set, DROP COLUMN concurrency_group, DROP COLUMN concurrency_limit,
-    DROP COLUMN retry, DROP COLUMN failures, DROP COLUMN request_hash;
+    DROP COLUMN retry, DROP COLUMN failures, DROP COLUMN request_hash, DROP COLUMN cancel_forced, DROP COLUMN resume, DROP COLUMN traceparent;
+DROP SEQUENCE moonyard.turns;
 ALTER TABLE moonyard.pipeline_versions DROP COLUMN rules;
 ALTER TABLE moonyard.runners DROP COLUMN tags, DROP COLUMN drained_at, DROP COLUMN drained_by;
 DROP TABLE moonyard.tag_sets;

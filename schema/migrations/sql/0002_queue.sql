@@ -27,6 +27,7 @@ COMMENT ON COLUMN moonyard.pipeline_versions.rules IS 'What the definition says 
 
 ALTER TABLE moonyard.jobs
     ADD COLUMN priority smallint NOT NULL DEFAULT 0,
+    ADD COLUMN turn bigint NOT NULL DEFAULT 0,
     ADD COLUMN parked text,
     ADD COLUMN not_before timestamptz,
     ADD COLUMN queue_timeout_seconds double precision,
@@ -37,18 +38,31 @@ ALTER TABLE moonyard.jobs
     ADD COLUMN retry jsonb,
     ADD COLUMN failures integer NOT NULL DEFAULT 0,
     ADD COLUMN request_hash bytea,
+    ADD COLUMN cancel_forced boolean NOT NULL DEFAULT false,
+    ADD COLUMN resume jsonb,
+    ADD COLUMN traceparent text,
     ADD CONSTRAINT priority_in_range CHECK (priority BETWEEN -100 AND 100),
     ADD CONSTRAINT parked_is_known CHECK (parked IN ('delayed', 'group', 'paused')),
     ADD CONSTRAINT group_and_limit_come_together CHECK ((concurrency_group IS NULL) = (concurrency_limit IS NULL)),
-    ADD CONSTRAINT concurrency_limit_is_positive CHECK (concurrency_limit > 0);
+    ADD CONSTRAINT concurrency_limit_is_positive CHECK (concurrency_limit > 0),
+    ADD CONSTRAINT traceparent_has_its_length CHECK (length(traceparent) = 55);
+COMMENT ON COLUMN moonyard.jobs.turn IS 'Its pipeline''s turn: with the priority, its place in the queue.';
 COMMENT ON COLUMN moonyard.jobs.parked IS 'Why a queued job is kept out of the claims'' sight; NULL when a runner may have it.';
 COMMENT ON COLUMN moonyard.jobs.failures IS 'How many attempts failed and were followed by an automatic retry.';
 COMMENT ON COLUMN moonyard.jobs.retry IS 'Of the pipeline: {"times", "delay", "backoff"}. Losses have their own allowance.';
+COMMENT ON COLUMN moonyard.jobs.traceparent IS 'The trace in which it was submitted: W3C Trace Context.';
+COMMENT ON COLUMN moonyard.jobs.resume IS 'What its attempts begin with since its last retry: {"stage", "workspace"}. NULL: at the start.';
+COMMENT ON COLUMN moonyard.jobs.cancel_forced IS 'A cancel that waits for nothing: commands are killed, and no stage runs afterwards.';
 COMMENT ON COLUMN moonyard.jobs.request_hash IS 'What was asked for under the idempotency key: SHA-256 of the request.';
 
--- The queue's order, and why nothing starves. A job's place is its number less 1,000 a point of priority: with priority
--- p it goes before the 1,000 p jobs that were submitted before it, and before no other. So whatever comes later, a job
--- is overtaken by the jobs with higher priority among the next 1,000 (100 - its priority) submits, and then by none.
+-- The queue's order, and why nothing starves. Pipelines take turns, as flows do in start-time fair queueing: a job's turn
+-- is one after that of its pipeline's job before it, or after the turn that was last handed out, whichever is later. So
+-- a pipeline's own jobs keep their order, and one that has a million waiting is a million turns ahead of the time, while
+-- the first job of another is next. (Submits at the very same moment may get the same turn: then the number decides.)
+--
+-- A job's place is its turn less 1,000 a point of priority: with priority p it goes before the 1,000 p turns before its
+-- own, and before no other. So whatever comes later, a job is overtaken by jobs with higher priority of the next
+-- 1,000 (100 - its priority) turns, and then by none.
 -- The place follows from two columns that never change: the order is an index, and nothing is recomputed as jobs age.
 --
 -- The index holds what a runner may have now, and nothing else. What has to wait for something is parked: it is looked
@@ -60,18 +74,21 @@ COMMENT ON COLUMN moonyard.jobs.request_hash IS 'What was asked for under the id
 -- none) would walk it and sort, and with a backlog each claim would read all of that.
 DROP INDEX moonyard.jobs_queued;
 CREATE INDEX jobs_queued_listed ON moonyard.jobs (number) WHERE state = 'queued' AND number > 0;
-CREATE INDEX jobs_ready ON moonyard.jobs ((number - 1000 * priority))
+CREATE INDEX jobs_ready ON moonyard.jobs ((turn - 1000 * priority), number)
     WHERE state = 'queued' AND parked IS NULL AND tag_set IS NULL;
-CREATE INDEX jobs_ready_tagged ON moonyard.jobs (tag_set, (number - 1000 * priority))
+CREATE INDEX jobs_ready_tagged ON moonyard.jobs (tag_set, (turn - 1000 * priority), number)
     WHERE state = 'queued' AND parked IS NULL AND tag_set IS NOT NULL;
 CREATE INDEX jobs_delayed ON moonyard.jobs (not_before) WHERE state = 'queued' AND parked = 'delayed';
-CREATE INDEX jobs_behind_group ON moonyard.jobs (concurrency_group, (number - 1000 * priority))
+CREATE INDEX jobs_behind_group ON moonyard.jobs (concurrency_group, (turn - 1000 * priority), number)
     WHERE state = 'queued' AND parked = 'group';
 CREATE INDEX jobs_paused ON moonyard.jobs (pipeline_id) WHERE state = 'queued' AND parked = 'paused';
 CREATE INDEX jobs_with_deadline ON moonyard.jobs (queue_deadline)
     WHERE state = 'queued' AND queue_deadline IS NOT NULL;
 -- For figures of the last hours. Jobs lie in the table about in the order of their end, so a few bytes a range do.
 CREATE INDEX jobs_finished ON moonyard.jobs USING brin (finished_at) WITH (pages_per_range = 32, autosummarize = on);
+
+CREATE SEQUENCE moonyard.turns;
+COMMENT ON SEQUENCE moonyard.turns IS 'The turn that was last handed out. A sequence, for all claims advance it and none waits for another.';
 
 -- Limits ---------------------------------------------------------------------------------------------------------
 
@@ -259,7 +276,7 @@ BEGIN
     FOR candidate IN
         SELECT id, concurrency_limit FROM moonyard.jobs
         WHERE state = 'queued' AND parked = 'group' AND concurrency_group = grouped
-        ORDER BY number - 1000 * priority
+        ORDER BY turn - 1000 * priority, number
         LIMIT 1000
         FOR UPDATE SKIP LOCKED
     LOOP
@@ -296,7 +313,8 @@ CREATE TRIGGER slot_release AFTER UPDATE OF state ON moonyard.jobs FOR EACH ROW
     WHEN (NEW.concurrency_group IS NOT NULL AND OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL)
     EXECUTE FUNCTION moonyard.slot_release();
 
-CREATE FUNCTION moonyard.job_cancel(job uuid, actor text DEFAULT NULL) RETURNS TABLE (state text, runner uuid)
+CREATE FUNCTION moonyard.job_cancel(job uuid, actor text DEFAULT NULL, forced boolean DEFAULT false)
+RETURNS TABLE (state text, runner uuid)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -308,7 +326,7 @@ BEGIN
         PERFORM moonyard.refuse('job_unknown', format('there is no job `%s`', job), '`moonyard jobs` lists jobs.');
     END IF;
     IF actor IS NOT NULL THEN
-        PERFORM moonyard.note(actor, 'cancel', 'job ' || looked.number);
+        PERFORM moonyard.note(actor, 'cancel', 'job ' || looked.number, CASE WHEN forced THEN '{"force": true}'::jsonb END);
     END IF;
     -- It may go from one state to the other between two looks.
     FOR look IN 1..5 LOOP
@@ -316,7 +334,8 @@ BEGIN
             RETURN QUERY SELECT 'cancelled'::text, NULL::uuid;
             RETURN;
         END IF;
-        UPDATE moonyard.jobs AS running SET cancel_requested_at = coalesce(running.cancel_requested_at, now())
+        UPDATE moonyard.jobs AS running
+        SET cancel_requested_at = coalesce(running.cancel_requested_at, now()), cancel_forced = running.cancel_forced OR forced
         FROM moonyard.attempts AS attempt
         WHERE running.id = job AND running.state = 'running' AND attempt.job_id = job AND attempt.number = running.attempt
         RETURNING attempt.runner_id INTO called;
@@ -335,13 +354,19 @@ BEGIN
     END LOOP;
     PERFORM moonyard.refuse('busy', format('job %s changes too fast to be cancelled', looked.number), 'Try again.');
 END $$;
-COMMENT ON FUNCTION moonyard.job_cancel IS 'Cancels a job at once while it waits, and asks for it while it runs: then its runner has to be called.';
+COMMENT ON FUNCTION moonyard.job_cancel IS 'Cancels a job at once while it waits, and asks for it while it runs: then its runner has to be called. Forced, the runner waits for nothing.';
 
-CREATE FUNCTION moonyard.jobs_cancel_queued(pipeline uuid, most integer) RETURNS SETOF uuid
+CREATE FUNCTION moonyard.jobs_cancel_queued(pipeline uuid, most integer, actor text DEFAULT NULL) RETURNS SETOF uuid
 LANGUAGE plpgsql AS $$
 DECLARE
     found uuid;
 BEGIN
+    IF actor IS NOT NULL THEN
+        PERFORM moonyard.note(
+            actor, 'cancel',
+            coalesce('queued jobs of pipeline ' || (SELECT name FROM moonyard.pipelines WHERE id = pipeline), 'all queued jobs')
+        );
+    END IF;
     FOR found IN
         SELECT id FROM moonyard.jobs
         WHERE state = 'queued' AND (pipeline IS NULL OR pipeline_id = pipeline)
@@ -364,7 +389,8 @@ DECLARE
 BEGIN
     -- The attempt's number stays: the next attempt's is one more, and what an old one still sends is refused.
     UPDATE moonyard.jobs
-    SET state = 'queued', finished_at = NULL, started_at = NULL, error = NULL, cancel_requested_at = NULL,
+    SET state = 'queued', finished_at = NULL, started_at = NULL, error = NULL, cancel_requested_at = NULL, cancel_forced = false,
+        resume = NULL,
         losses = 0, failures = 0, not_before = NULL, queue_deadline = now() + make_interval(secs => queue_timeout_seconds),
         parked = CASE WHEN concurrency_group IS NOT NULL THEN 'group' END
     WHERE id = job AND finished_at IS NOT NULL
@@ -463,7 +489,7 @@ COMMENT ON FUNCTION moonyard.group_supersede IS 'Cancels what is in a group befo
 -- defaults), and optionally idempotency_key with request, priority, delay or not_before, queue_timeout. The one way to
 -- submit: of the API, of schedules, and of psql.
 CREATE FUNCTION moonyard.jobs_submit(asked json)
-RETURNS TABLE (place integer, id uuid, number bigint, created_at timestamptz, fresh boolean)
+RETURNS TABLE (place integer, id uuid, number bigint, created_at timestamptz, queue_place bigint, fresh boolean)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -472,37 +498,65 @@ DECLARE
     taken record;
     item text;
 BEGIN
-    WITH wanted AS MATERIALIZED (
-        SELECT wish.*, version.rules, coalesce(wish.not_before, now() + make_interval(secs => wish.delay)) AS starts_at,
+    WITH lines AS MATERIALIZED (
+        -- A pipeline's newest job says how far it is: found by an index, and no row is changed by all submits.
+        SELECT named.pipeline_id, greatest(
+            (SELECT last_value FROM moonyard.turns),
+            (
+                SELECT job.turn FROM moonyard.jobs AS job
+                WHERE job.pipeline_id = named.pipeline_id ORDER BY job.number DESC LIMIT 1
+            )
+        ) AS last_turn
+        FROM (SELECT DISTINCT pipeline_id FROM json_to_recordset(asked) AS wish (pipeline_id uuid)) AS named
+    ),
+    wanted AS MATERIALIZED (
+        SELECT wish.*, pipeline.name AS pipeline_name, version.rules,
+            lines.last_turn + row_number() OVER (PARTITION BY wish.pipeline_id ORDER BY wish.place) AS turn,
+            coalesce(wish.not_before, now() + make_interval(secs => wish.delay)) AS starts_at,
             coalesce(wish.queue_timeout, (version.rules ->> 'queue_timeout')::double precision) AS seconds,
             CASE WHEN version.rules ? 'concurrency' THEN moonyard.group_name(
                 coalesce(version.rules #>> '{concurrency,group}', 'pipeline:' || pipeline.name), wish.inputs
             ) END AS concurrency_group
         FROM json_to_recordset(asked) AS wish (
             place integer, id uuid, pipeline_id uuid, version_id uuid, inputs json, idempotency_key text, request jsonb,
-            priority integer, delay double precision, not_before timestamptz, queue_timeout double precision
+            priority integer, delay double precision, not_before timestamptz, queue_timeout double precision,
+            traceparent text, actor text, together boolean
         )
         JOIN moonyard.pipeline_versions AS version ON version.id = wish.version_id
         JOIN moonyard.pipelines AS pipeline ON pipeline.id = wish.pipeline_id
+        JOIN lines ON lines.pipeline_id = wish.pipeline_id
         ORDER BY wish.place
     ),
     made AS (
         INSERT INTO moonyard.jobs (
-            id, pipeline_id, version_id, inputs, idempotency_key, request_hash, priority, not_before, parked,
-            queue_timeout_seconds, queue_deadline, tag_set, concurrency_group, concurrency_limit, retry
+            id, pipeline_id, version_id, inputs, idempotency_key, request_hash, turn, priority, not_before, parked,
+            queue_timeout_seconds, queue_deadline, tag_set, concurrency_group, concurrency_limit, retry, traceparent
         )
         SELECT
             id, pipeline_id, version_id, inputs, idempotency_key,
             CASE WHEN idempotency_key IS NOT NULL THEN sha256(convert_to(request::text, 'UTF8')) END,
-            coalesce(priority, (rules ->> 'priority')::integer, 0),
+            turn, coalesce(priority, (rules ->> 'priority')::integer, 0),
             CASE WHEN starts_at > now() THEN starts_at END,
             CASE WHEN starts_at > now() THEN 'delayed' WHEN concurrency_group IS NOT NULL THEN 'group' END,
             seconds, greatest(starts_at, now()) + make_interval(secs => seconds),
-            (rules ->> 'tag_set')::integer, concurrency_group, (rules #>> '{concurrency,limit}')::integer, rules -> 'retry'
+            (rules ->> 'tag_set')::integer, concurrency_group, (rules #>> '{concurrency,limit}')::integer, rules -> 'retry',
+            traceparent
         FROM wanted
         ORDER BY place
         ON CONFLICT (pipeline_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
         RETURNING id, number, concurrency_group
+    ),
+    -- A row for each request, however many jobs it asked for; what nobody asked for (a schedule fired) has no actor.
+    noted AS (
+        INSERT INTO moonyard.audit (actor, action, subject, detail)
+        SELECT
+            wanted.actor, 'submit',
+            CASE count(*) WHEN 1 THEN 'job ' || min(made.number)
+                ELSE count(*) || ' jobs, ' || min(made.number) || ' to ' || max(made.number) END,
+            jsonb_build_object('pipeline', string_agg(DISTINCT wanted.pipeline_name, ', '))
+        FROM made JOIN wanted ON wanted.id = made.id
+        WHERE wanted.actor IS NOT NULL
+        GROUP BY wanted.actor, CASE WHEN wanted.together THEN NULL ELSE wanted.place END
     ),
     line AS (
         SELECT id, moonyard.job_line(id, number, 0, 1, 'queued') AS text FROM made
@@ -545,12 +599,12 @@ BEGIN
     END IF;
 
     RETURN QUERY
-    SELECT wish.place, job.id, job.number, job.created_at, job.id = wish.id
+    SELECT wish.place, job.id, job.number, job.created_at, job.turn - 1000 * job.priority, job.id = wish.id
     FROM json_to_recordset(asked) AS wish (place integer, id uuid, pipeline_id uuid, idempotency_key text)
     CROSS JOIN LATERAL (
-        SELECT found.id, found.number, found.created_at FROM moonyard.jobs AS found WHERE found.id = wish.id
+        SELECT found.id, found.number, found.created_at, found.turn, found.priority FROM moonyard.jobs AS found WHERE found.id = wish.id
         UNION ALL
-        SELECT found.id, found.number, found.created_at FROM moonyard.jobs AS found
+        SELECT found.id, found.number, found.created_at, found.turn, found.priority FROM moonyard.jobs AS found
         WHERE found.pipeline_id = wish.pipeline_id AND found.idempotency_key = wish.idempotency_key
         LIMIT 1
     ) AS job
@@ -622,7 +676,7 @@ BEGIN
         CONTINUE WHEN (SELECT count(*) FROM moonyard.concurrency_slots WHERE concurrency_group = item) >= (
             SELECT concurrency_limit FROM moonyard.jobs
             WHERE state = 'queued' AND parked = 'group' AND concurrency_group = item
-            ORDER BY number - 1000 * priority
+            ORDER BY turn - 1000 * priority, number
             LIMIT 1
         );
         released := released + moonyard.group_promote(item, 0);

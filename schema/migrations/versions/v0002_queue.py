@@ -12,6 +12,7 @@ depends_on = None
 
 def upgrade() -> None:
     execute("0002_queue.sql")
+    execute("0002_resume.sql")
     execute("0002_control.sql")
     execute("0002_inspect.sql")
 

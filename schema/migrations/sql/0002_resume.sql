@@ -1,0 +1,79 @@
+-- Retries that begin at a stage: kept workspaces, and what the next attempt is to skip.
+
+CREATE TABLE moonyard.kept_workspaces (
+    job_id uuid PRIMARY KEY REFERENCES moonyard.jobs (id) ON DELETE CASCADE,
+    attempt integer NOT NULL,
+    blob_id uuid NOT NULL REFERENCES moonyard.blobs (id),
+    kept_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz NOT NULL
+);
+COMMENT ON TABLE moonyard.kept_workspaces IS 'Workspaces of failed attempts, packed: a job''s newest, for as long as its pipeline says keep_workspace.';
+CREATE INDEX kept_workspaces_of_blob ON moonyard.kept_workspaces (blob_id);
+CREATE INDEX kept_workspaces_expiring ON moonyard.kept_workspaces (expires_at);
+
+CREATE FUNCTION moonyard.job_resume(
+    job uuid, actor text, from_stage text, without_workspace boolean DEFAULT false
+) RETURNS void
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    ended record;
+    kept record;
+    stages text[];
+    skipped text[];
+    undone text;
+BEGIN
+    SELECT job_row.number, job_row.finished_at, version.definition INTO ended
+    FROM moonyard.jobs AS job_row JOIN moonyard.pipeline_versions AS version ON version.id = job_row.version_id
+    WHERE job_row.id = job
+    FOR UPDATE OF job_row;
+    IF ended.finished_at IS NULL THEN  -- or there is no such job: it knows the words
+        PERFORM moonyard.job_retry(job, actor);
+        RETURN;
+    END IF;
+    SELECT array_agg(stage.value ->> 'name' ORDER BY stage.ordinality) INTO stages
+    FROM json_array_elements(ended.definition -> 'stages') WITH ORDINALITY AS stage;
+    IF array_position(stages, from_stage) IS NULL THEN
+        PERFORM moonyard.refuse(
+            'stage_unknown',
+            format('job %s has no stage `%s` to begin with', ended.number, left(from_stage, 120)),
+            'Its stages are: ' || array_to_string(stages, ', ') || '.'
+        );
+    END IF;
+    skipped := stages[:array_position(stages, from_stage) - 1];
+    IF skipped = '{}' THEN  -- the first stage: as any retry
+        PERFORM moonyard.job_retry(job, actor);
+        RETURN;
+    END IF;
+    SELECT name INTO undone FROM unnest(skipped) WITH ORDINALITY AS before (name, place)
+    WHERE NOT EXISTS (
+        SELECT FROM moonyard.stages AS done WHERE done.job_id = job AND done.name = before.name AND done.state = 'succeeded'
+    )
+    ORDER BY place
+    LIMIT 1;
+    IF FOUND THEN
+        PERFORM moonyard.refuse(
+            'stage_not_reached',
+            format('job %s cannot begin with stage `%s`: stage `%s` before it has not succeeded', ended.number, from_stage, undone),
+            format('Begin with `--from %s`, or from the start.', undone)
+        );
+    END IF;
+    IF NOT without_workspace THEN
+        SELECT attempt INTO kept FROM moonyard.kept_workspaces WHERE job_id = job AND expires_at > now();
+        IF NOT FOUND THEN
+            PERFORM moonyard.refuse(
+                'workspace_not_kept',
+                format(
+                    'job %s cannot begin with stage `%s`: %s, so the files that the stages before it made are gone',
+                    ended.number, from_stage,
+                    CASE WHEN ended.definition ->> 'keep_workspace' IS NULL THEN 'its pipeline does not say `keep_workspace`'
+                        ELSE 'no workspace of it is kept, or no longer' END
+                ),
+                'Where the stage needs none of those files, `--without-workspace` begins with an empty workspace; otherwise retry from the start.'
+            );
+        END IF;
+    END IF;
+    PERFORM moonyard.job_retry(job, actor);
+    UPDATE moonyard.jobs SET resume = jsonb_build_object('stage', from_stage, 'workspace', NOT without_workspace) WHERE id = job;
+END $$;
+COMMENT ON FUNCTION moonyard.job_resume IS 'Queues a job that ended once more, to begin with a stage: those before it are skipped.';

@@ -1,0 +1,1 @@
+"""The checks of ``tests.chaos`` notice what they are for: here promises are broken by hand."""

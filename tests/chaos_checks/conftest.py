@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.orchestrator.conftest import installation
+
+__all__ = ["installation"]

@@ -1,0 +1,91 @@
+"""What may not be for a moment, and what outlives its owner."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from tests.chaos import leftovers, processes
+from tests.chaos.figures import Figures
+from tests.chaos.pipelines import LIMIT
+from tests.chaos.watch import Watch
+from tests.chaos_checks.ran import broken, ran
+from tests.orchestrator.installation import DEFINITION, Installation
+from tests.postgres import psql
+
+WITH_A_CHILD = """
+import subprocess, sys
+subprocess.Popen(["sh", "-c", "echo $$; sleep 1000; :"], start_new_session=True)
+sys.stdin.read()
+"""
+
+
+async def test_two_live_attempts_and_too_many_of_a_limit_are_seen(installation: Installation, tmp_path: Path) -> None:
+    await ran(installation)
+    await installation.push(msgspec.structs.replace(DEFINITION, name="limited"))
+    for _ in range(LIMIT + 1):
+        await installation.submit(pipeline="limited")
+    figures = Figures()
+    watch = Watch(installation.url, {"runner": tmp_path}, figures)
+    await watch.look()
+    assert broken(figures) == set()
+    psql(installation.url, "UPDATE moonyard.attempts SET state = 'running', finished_at = NULL")
+    await watch.look()
+    assert broken(figures) == {"ran_twice_at_once"}
+    psql(installation.url, "UPDATE moonyard.jobs SET state = 'running', attempt = 1 WHERE state = 'queued'")
+    await watch.look()
+    assert broken(figures) == {"ran_twice_at_once", "over_limit"}
+    assert figures.ran_twice_at_once == 1, "each job is counted once"
+
+
+async def test_what_is_there_of_an_attempt_whose_end_was_told_is_seen(
+    installation: Installation, tmp_path: Path, image_map: dict[str, str]
+) -> None:
+    job = await ran(installation)
+    workspaces = tmp_path / "owners" / "an owner" / "workspaces"
+    lost, last = (workspaces / f"{job.job.id}-{attempt}" for attempt in (1, 2))
+    lost.mkdir(parents=True)
+    figures = Figures()
+    watch = Watch(installation.url, {"runner": tmp_path}, figures)
+    # Of one that was lost, somebody else said so: its runner may not know yet.
+    await watch.look()
+    await watch.look_at_containers()
+    assert broken(figures) == set()
+    last.mkdir()
+    await watch.look()
+    assert broken(figures) == {"ended_early"}
+    assert leftovers.workspaces(tmp_path) == [(job.job.id, 1), (job.job.id, 2)]
+
+    seen = Figures()
+    labels = ["--label", f"moonyard.job={job.job.id}", "--label", "moonyard.attempt=2"]
+    image = image_map["docker.io/library/alpine:latest"]
+    made = await anyio.run_process(["podman", "create", "--network=none", *labels, image, "true"])
+    try:
+        await Watch(installation.url, {}, seen).look_at_containers()
+    finally:
+        await anyio.run_process(["podman", "rm", "--force", made.stdout.decode().strip()])
+    assert broken(seen) == {"ended_early"}
+
+
+def test_a_process_that_outlives_its_runner_is_a_stray() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WITH_A_CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as runner:
+        assert runner.stdout is not None
+        pid = int(runner.stdout.readline())
+        known = processes.known(pid)
+        assert known is not None
+        try:
+            assert leftovers.strays([known], [runner.pid]) == []
+            runner.kill()
+            runner.wait()
+            [stray] = leftovers.strays([known], [])
+            assert stray.startswith(f"process {pid} sh -c echo")
+        finally:
+            os.killpg(pid, signal.SIGKILL)
