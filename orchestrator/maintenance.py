@@ -24,8 +24,8 @@ log: Final = logging.getLogger(__name__)
 LEASES_SECONDS: Final = 1.0
 LEASES_SECONDS_MAXIMUM: Final = 10.0
 LOOK_SHARE: Final = 0.05
-"""How much of the time looking for leases may take: an open transaction elsewhere keeps the entries of all attempts that
-ended since in the index of running ones, and each look walks over them."""
+"""How much of the time looking for leases may take: an open transaction elsewhere keeps the entries of all attempts
+that ended since in the index of running ones, and each look walks over them."""
 RELEASE_SECONDS: Final = 1.0
 SCHEDULES_SECONDS: Final = 1.0
 TOKENS_SECONDS: Final = 10.0

@@ -5,8 +5,9 @@
        └───── cancelled (commands: SIGTERM first) ──> on_cancel stages ──┘            ^
               killed, given back, lost ───────────────────────────────────────────────┘
 
-The order at the end is what the promises rest on: the Lua process is gone first, then the containers, then the
-workspace, and only then is the final event told. Whoever reads "succeeded" can rely on nothing being left behind.
+The order at the end is what the promises rest on: the Lua process is gone first, then all that runs in containers, then
+the workspace, and only then is the final event told. Whoever reads "succeeded" can rely on nothing of the job being
+left; the engine forgets the dead containers a moment later.
 
 Stages that run after the others do so in the same Lua process, have a time limit of their own, and do not change how
 the job ended, but for one that fails a job that had succeeded. Only a script that never waits cannot be ended without

@@ -14,7 +14,9 @@ from tests.cli.command import SECONDS, environment
 ENTRY = [sys.executable, "-X", "importtime", "-m", "cli.entry"]
 
 
-@pytest.mark.parametrize("module", ["difflib", "click.globals", "schema.errors", "cli.settings", "anyio", "aiohttp.abc"])
+@pytest.mark.parametrize(
+    "module", ["difflib", "click.globals", "schema.errors", "cli.settings", "anyio", "aiohttp.abc"]
+)
 def test_a_ctrl_c_while_modules_are_imported_ends_a_command_without_a_word(tmp_path: Path, module: str):
     # Nobody answers there: what is past its imports waits for a connection, or says that it is stopped.
     more = {"MOONYARD_TOKEN": "moonyard_admin_x", "MOONYARD_ORCHESTRATOR": "http://127.0.0.1:1"}

@@ -122,7 +122,8 @@ async def test_every_part_of_up_says_as_json_which_job_and_attempt_it_is_at_work
         assert ended["runner"] == started["runner"]
         up.process.send_signal(signal.SIGTERM)
         assert await up.rest() == 0
-    assert {line["part"] for line in up.lines if "part" in line} == {"up", "postgres", "runner", f"orchestrator:{unused_port}"}
+    told = {line["part"] for line in up.lines if "part" in line}
+    assert told == {"up", "postgres", "runner", f"orchestrator:{unused_port}"}
     assert all(line["level"] in {"info", "warning"} for line in up.lines)
 
 
