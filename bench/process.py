@@ -20,14 +20,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
+import anyio
+
+from bench import installation
 from bench.engine import image, podman
+from bench.installation import Installation
 from bench.report import Report, percentile, report
+from schema.client import Client
+from schema.definition import InputValue
+from schema.wire import Job, JobSubmit, PipelinePush, PipelineVersion
 
 log: Final = logging.getLogger(__name__)
 
 COMMAND: Final = "/bin/true"
 """By its path: a shell has a `true` of its own, which would cost no process."""
 RUN_SECONDS_MAXIMUM: Final = 300.0
+WARM_CAPACITY: Final = 4
+PAUSE_SECONDS: Final = 1.0
 
 PIPELINE: Final = """
 local function timed(act)
@@ -53,13 +62,15 @@ return {
   inputs = {
     commands = { type = "integer", default = 0 },
     blocks = { type = "integer", default = 0 },
+    pause = { type = "number", default = 0 },
   },
   stages = {
     {
       name = "measure",
       script = function(job)
         for number = 1, job.inputs.blocks do
-          tell(number == 1 and "cold" or "warm", timed(block))
+          time.sleep(job.inputs.pause)
+          tell(number == 1 and "first" or "later", timed(block))
         end
         if job.inputs.commands > 0 then
           timed(command) -- makes the job's container
@@ -94,7 +105,7 @@ def measure(*, quick: bool) -> Report:
         ours: list[float] = []
         theirs: list[float] = []
         ratios: list[float] = []
-        warm: list[float] = []
+        later: list[float] = []
         cold: list[float] = []
         podman_run: list[float] = []
         first: list[float] = []
@@ -106,12 +117,15 @@ def measure(*, quick: bool) -> Report:
             theirs += exec_times
             ratios.append(statistics.median(exec_times) / statistics.median(of_round))
             in_blocks = runner.run(blocks=blocks)
-            warm += in_blocks["warm"]
-            cold += in_blocks["cold"]
+            later += in_blocks["later"]
+            cold += in_blocks["first"]
             podman_run += [_milliseconds(lambda: podman("run", "--rm", image(), COMMAND)) for _ in range(podman_runs)]
             first.append(_milliseconds(lambda: runner.run(commands=1)))
         log.info("jobs side by side")
         per_second = _commands_per_second(runner, commands)
+        log.info("containers that were made ahead")
+        with installation.running(WARM_CAPACITY) as ours_installed:
+            warm = anyio.run(_warm_blocks, ours_installed, runner.source, blocks * rounds)
     cpus = len(os.sched_getaffinity(0))
     return report(
         "process",
@@ -121,6 +135,8 @@ def measure(*, quick: bool) -> Report:
             "podman_exec_p50_ms": percentile(theirs, 50),
             "exec_ratio": statistics.median(ratios),
             "container_run_warm_p50_ms": percentile(warm, 50),
+            "container_run_warm_p99_ms": percentile(warm, 99),
+            "container_run_next_p50_ms": percentile(later, 50),
             "container_run_cold_p50_ms": percentile(cold, 50),
             "podman_run_p50_ms": percentile(podman_run, 50),
             "first_run_ms": percentile(first, 50),
@@ -130,11 +146,13 @@ def measure(*, quick: bool) -> Report:
         how=(
             f"{rounds} rounds, each: {commands} times process.run of {COMMAND} one after the other in one job, "
             f"{execs} times `podman exec`, {blocks} container.run blocks of one command in a fresh `moonyard run`, "
-            f"{podman_runs} times `podman run --rm`, one `moonyard run` of one command; then {cpus} jobs side by side"
+            f"{podman_runs} times `podman run --rm`, one `moonyard run` of one command; then {cpus} jobs side by side; "
+            f"then, on an installation, a job of {blocks * rounds} blocks with {PAUSE_SECONDS:g} s before each"
         ),
         notes={
             "exec_ratio": "podman exec over process.run: the median over the rounds of the ratio of their medians",
-            "container_run_warm_p50_ms": "a block with one command, not the first of its job",
+            "container_run_warm_p50_ms": "a block with one command, in a container that the runner had ready",
+            "container_run_next_p50_ms": "in a `moonyard run`, which keeps none ready: a block right after another",
             "container_run_cold_p50_ms": "the first block of a job in a fresh `moonyard run`; the image is there",
             "first_run_ms": "`moonyard run` of one command, from its start to its exit",
             "commands_per_s": f"{cpus} jobs side by side, each one command after the other",
@@ -142,11 +160,29 @@ def measure(*, quick: bool) -> Report:
     )
 
 
+async def _warm_blocks(ours: Installation, source: str, blocks: int) -> list[float]:
+    """Have an installation's runner run blocks, with time between them to make the next container ready."""
+    inputs: dict[str, InputValue] = {"blocks": blocks, "pause": PAUSE_SECONDS}
+    async with Client.open(ours.addresses, ours.token) as client:
+        await client.post("/v1/pipelines", PipelineVersion, PipelinePush(filename="process.lua", source=source))
+        job = await client.post("/v1/jobs", Job, JobSubmit(pipeline="bench-process", inputs=inputs))
+        lines: list[dict[str, Any]] = []
+        with anyio.fail_after(RUN_SECONDS_MAXIMUM):
+            async with client.stream(f"/v1/jobs/{job.id}/events", query={"follow": "true"}) as stream:
+                async for line in stream.lines():
+                    lines.append(json.loads(line))  # noqa: PERF401  # as they come
+    if lines[-1].get("state") != "succeeded":
+        sys.exit(f"the measuring job failed: {lines[-1]}")
+    measured = _measured(lines)
+    return measured["first"] + measured["later"]
+
+
 class Runner:
     """Runs the measuring pipeline by `moonyard run` and reads what it measured."""
 
     def __init__(self, pipeline: Path) -> None:
         self._pipeline = pipeline
+        self.source = pipeline.read_text(encoding="utf-8")
 
     def run(self, **inputs: int) -> dict[str, list[float]]:
         """Give what was measured, by what it is.
