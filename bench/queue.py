@@ -333,7 +333,7 @@ class Fleet:
             waiting = self._parts.dispatcher.enter(runner, wanted)
             assignments: list[Assignment] = []
             try:
-                await waiting.done.wait()
+                await waiting.wait()
             finally:
                 assignments = await self._parts.dispatcher.leave(waiting)
             self._allow(wanted - len(assignments))

@@ -29,7 +29,7 @@ import itertools
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -68,11 +68,29 @@ class Waiting:
         self.slots = slots
         self.tags = tags
         self.assignments: list[Assignment] = []
-        self.done = anyio.Event()
-        """It has jobs, or the replica drains."""
-        self.released = anyio.Event()
-        """No statement under way claims for it."""
-        self.released.set()
+        self._is_done = False
+        """It has jobs, or the replica drains, or its runner is to come again."""
+        self._then: Callable[[], object] | None = None
+        self.claimed_for: anyio.Event | None = None
+        """While a statement claims for it: set when that is over. (An event costs what all the rest of this does.)"""
+
+    def finish(self) -> None:
+        """Let it wait no longer."""
+        self._is_done = True
+        if self._then is not None:
+            self._then()
+
+    def when_done(self, then: Callable[[], object]) -> None:
+        """Have a function called when it is done, at once if it is."""
+        self._then = then
+        if self._is_done:
+            then()
+
+    async def wait(self) -> None:
+        """Wait until it is done."""
+        done = anyio.Event()
+        self.when_done(done.set)
+        await done.wait()
 
 
 class Dispatcher:
@@ -108,7 +126,7 @@ class Dispatcher:
         """Let a runner wait for up to ``slots`` jobs, until ``leave``: for none, where it is drained."""
         waiting = Waiting(runner, slots, tuple(sorted(tags)))
         if self._draining:
-            waiting.done.set()
+            waiting.finish()
         elif not slots:
             self._drained.add(waiting)
         else:
@@ -121,7 +139,8 @@ class Dispatcher:
         """Wait no longer; give what was claimed, also by a statement that was under way."""
         self._remove(waiting)
         with anyio.CancelScope(shield=True):
-            await waiting.released.wait()
+            if waiting.claimed_for is not None:
+                await waiting.claimed_for.wait()
         return waiting.assignments
 
     @property
@@ -133,7 +152,7 @@ class Dispatcher:
         """Claim nothing more, and let all that wait go."""
         self._draining = True
         for waiting in itertools.chain(self._drained, *self._waiting.values()):
-            waiting.done.set()
+            waiting.finish()
         self._waiting.clear()
         self._drained.clear()
 
@@ -169,13 +188,15 @@ class Dispatcher:
             self._mark = min(self._mark, self._notifications.lowest_queued())
             tags = slots[0].tags
             self._empty_for.add(tags)
+            claimed = anyio.Event()
             for waiting in slots:
-                waiting.released = anyio.Event()
+                waiting.claimed_for = claimed
             try:
                 rows = await self._claim(slots)
             finally:
                 for waiting in slots:
-                    waiting.released.set()
+                    waiting.claimed_for = None
+                claimed.set()
             is_empty = len(rows) < len(slots)
             if not is_empty:
                 self._empty_for.discard(tags)
@@ -223,7 +244,7 @@ class Dispatcher:
                 continue  # its pipeline is paused: it was put out of the way
             waiting = slots[slot - 1]
             waiting.assignments.append(await self._assignment(row))
-            waiting.done.set()
+            waiting.finish()
             self._remove(waiting)
         return rows
 

@@ -13,11 +13,12 @@ Where nobody can listen, as behind a connection pooler, a replica looks once a s
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final, Generic, TypeVar
 from uuid import UUID
@@ -65,11 +66,16 @@ class Listener:
         return was_rung
 
 
+class _Caller:
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.ring = function
+
+
 class Bells(Generic[Key]):
     """One bell for each key that somebody listens for."""
 
     def __init__(self) -> None:
-        self._listeners: defaultdict[Key, set[Listener]] = defaultdict(set)
+        self._listeners: defaultdict[Key, set[Listener | _Caller]] = defaultdict(set)
 
     @contextmanager
     def listen(self, key: Key) -> Generator[Listener]:
@@ -78,9 +84,22 @@ class Bells(Generic[Key]):
         try:
             yield listener
         finally:
-            self._listeners[key].discard(listener)
-            if not self._listeners[key]:
-                del self._listeners[key]
+            self._forget(key, listener)
+
+    def _forget(self, key: Key, listener: Listener | _Caller) -> None:
+        self._listeners[key].discard(listener)
+        if not self._listeners[key]:
+            del self._listeners[key]
+
+    @contextmanager
+    def call(self, key: Key, function: Callable[[], object]) -> Generator[None]:
+        """Have a function called by each ring: for those who are so many that a task for each would be too much."""
+        caller = _Caller(function)
+        self._listeners[key].add(caller)
+        try:
+            yield
+        finally:
+            self._forget(key, caller)
 
     def is_heard(self, key: Key) -> bool:
         """Say whether somebody listens for a key."""
@@ -91,13 +110,12 @@ class Bells(Generic[Key]):
         return list(self._listeners)
 
     def ring(self, key: Key) -> None:
-        for listener in self._listeners.get(key, ()):
+        for listener in list(self._listeners.get(key, ())):
             listener.ring()
 
     def ring_all(self) -> None:
-        for listeners in self._listeners.values():
-            for listener in listeners:
-                listener.ring()
+        for listener in list(itertools.chain.from_iterable(self._listeners.values())):
+            listener.ring()
 
 
 class Notifications:

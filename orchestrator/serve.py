@@ -152,6 +152,7 @@ def _config(parts: Parts, settings: OrchestratorSettings, tracer: Tracer | None)
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -15,7 +15,6 @@ from litestar.response import Stream
 
 from orchestrator import artifacts, events, jobs, leases, losses, parts, retries, tokens, workspaces
 from orchestrator.access import REGISTRATION, RUNNER
-from orchestrator.notifications import Listener
 from orchestrator.parts import Parts
 from orchestrator.problems import RequestInvalid
 from orchestrator.sql import tokens as tokens_sql
@@ -70,24 +69,14 @@ async def claim(request: AnyRequest, data: JSONBody[Claim]) -> Claimed:
     # One that an operator drained waits as any, and gets nothing.
     waiting = here.dispatcher.enter(runner, 0 if seen["drained"] else data.slots, seen["tags"])
     has_left = False
-
-    async def leave_with_client(scope: anyio.CancelScope) -> None:
-        nonlocal has_left
+    # Ten thousand may wait here: each is one task, which sleeps until its client speaks, and is called off.
+    with (
+        here.notifications.runners.call(runner, waiting.finish),  # drained, or no longer: its next claim tells
+        anyio.move_on_after(max(data.wait, WAIT_SECONDS_MINIMUM)) as scope,
+    ):
+        waiting.when_done(scope.cancel)
         await _disconnected(request)
         has_left = True
-        scope.cancel()
-
-    async def come_again(bell: Listener) -> None:
-        await bell.wait(WAIT_SECONDS_MAXIMUM)
-        waiting.done.set()  # an operator may have drained it, or no longer: its next claim tells
-
-    with here.notifications.runners.listen(runner) as bell:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(leave_with_client, tasks.cancel_scope)
-            tasks.start_soon(come_again, bell)
-            with anyio.move_on_after(max(data.wait, WAIT_SECONDS_MINIMUM)):
-                await waiting.done.wait()
-            tasks.cancel_scope.cancel()
     assignments = await here.dispatcher.leave(waiting)
     if has_left:
         # Nobody reads the answer: others need not wait until the lease runs out.

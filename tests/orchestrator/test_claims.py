@@ -67,7 +67,7 @@ async def test_every_runner_gets_a_first_job_before_one_gets_a_second(installati
     replica.parts.notifications.queued()
     with anyio.fail_after(DEADLINE_SECONDS):
         for place in waiting:
-            await place.done.wait()
+            await place.wait()
     assert [len(await dispatcher.leave(place)) for place in waiting] == [1] * len(runners)
 
 
