@@ -12,18 +12,20 @@ from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
+import anyio
 import msgspec
 
 from orchestrator.database import Database
 from orchestrator.events import Batch, gap, gone, invalid, unknown_attempt
 from orchestrator.gathering import Gatherer
 from orchestrator.notifications import Notifications
-from orchestrator.problems import Conflict
 from orchestrator.sql import events as sql
+from schema.database import DatabaseUnavailable
 from schema.events import CommandEvent, StageEvent
 
 STATEMENT_BYTES_MAXIMUM: Final = 1024 * 1024
-_TRIES: Final = 5
+_PAUSES: Final = (0.0, 0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+"""Before each try: a heartbeat, or the same batch on its way twice, holds the rows for a few milliseconds."""
 
 
 class _Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,15 +53,12 @@ class Record:
         """Store and apply a batch; give the ``seq`` below which all is stored.
 
         :raises Conflict: when the attempt is not, or no longer, this runner's, or events before the batch are missing.
+        :raises DatabaseUnavailable: when somebody else holds the attempt's rows for longer than a moment, too.
         """
-        for number in range(_TRIES):
+        for pause in _PAUSES:
+            await anyio.sleep(pause)
             told = _Told(runner=runner, job=job, attempt=attempt, batch=batch)
-            if number:
-                # It was passed over, maybe for a row that somebody holds: it waits for that one by itself.
-                is_stored = job in await self._store(sql.EVENTS_STORE_PATIENTLY, [told])
-            else:
-                is_stored = await self._gatherer.ask(told, len(batch.data))
-            if is_stored:
+            if await self._gatherer.ask(told, len(batch.data)):
                 self._notifications.job_told(job)
                 return batch.next_seq
             next_seq = await self._stored(told)
@@ -67,20 +66,18 @@ class Record:
                 return next_seq
             if next_seq > batch.first_seq:
                 batch = batch.since(next_seq)
-        raise Conflict(
-            f"the events of job {job} attempt {attempt} are being sent twice at the same moment", code="busy"
+        raise DatabaseUnavailable(
+            f"events of job {job} attempt {attempt} could not be stored: its rows are locked by somebody else",
+            hint="`SELECT * FROM inspect.locks` shows who holds them: an open transaction in psql, for instance.",
         )
 
     async def _store_all(self, asked: Sequence[_Told]) -> Sequence[bool]:
         # Of two that speak of one job, one is passed over: a statement changes a row once.
         chosen = {told.job: told for told in asked}
-        stored = await self._store(sql.EVENTS_STORE, sorted(chosen.values(), key=attrgetter("job")))
-        return [told.job in stored and chosen[told.job] is told for told in asked]
-
-    async def _store(self, statement: str, told: Sequence[_Told]) -> set[UUID]:
+        told = sorted(chosen.values(), key=attrgetter("job"))
         finals = [one.batch.final for one in told]
         rows = await self._database.rows(
-            statement,
+            sql.EVENTS_STORE,
             [one.job for one in told],
             [one.attempt for one in told],
             [one.runner for one in told],
@@ -94,7 +91,8 @@ class Record:
             _json([stage for one in told for stage in _stages(one)]),
             _json([command for one in told for command in _commands(one)]),
         )
-        return {row["job_id"] for row in rows}
+        stored = {row["job_id"] for row in rows}
+        return [one.job in stored and chosen[one.job] is one for one in asked]
 
     async def _stored(self, told: _Told) -> int:
         """Say why a batch was not stored, or how far the record goes."""

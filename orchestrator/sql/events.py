@@ -12,9 +12,9 @@ from typing import Final
 # One statement: a batch and all that it means are there, or nothing of it is. `ours` is the fence: no other part does
 # anything unless this runner holds this attempt, unfinished, and the batch is the next one. It goes by primary key and
 # asks for `finished_at`, not `state`, lest the planner walk the index of running attempts with its many dead entries.
-# What somebody else has locked is passed over, and tried again by itself: one row that an operator holds in an open
-# transaction keeps nobody waiting but its own runner.
-_EVENTS_STORE: Final = """
+# What somebody else has locked is passed over, and tried again: a row that an operator holds in an open transaction
+# keeps nobody waiting but its own runner.
+EVENTS_STORE: Final = """
 WITH told AS MATERIALIZED (
     SELECT * FROM unnest(
         $1::uuid[], $2::integer[], $3::uuid[], $4::bigint[], $5::bigint[], $6::text[], $7::integer[], $8::text[],
@@ -30,10 +30,10 @@ held AS MATERIALIZED (
         SELECT job_id FROM moonyard.attempts
         WHERE job_id = told.job_id AND number = told.attempt
             AND runner_id = told.runner_id AND next_seq = told.first_seq AND finished_at IS NULL
-        FOR UPDATE {patience}
+        FOR UPDATE SKIP LOCKED
     ) AS ours
     LEFT JOIN LATERAL (
-        SELECT id, number FROM moonyard.jobs WHERE id = ours.job_id AND told.state IS NOT NULL FOR UPDATE {patience}
+        SELECT id, number FROM moonyard.jobs WHERE id = ours.job_id AND told.state IS NOT NULL FOR UPDATE SKIP LOCKED
     ) AS ending ON true
     WHERE (told.state IS NULL OR ending.id IS NOT NULL)
         AND (
@@ -83,8 +83,6 @@ ended AS (
 )
 SELECT job_id FROM held
 """
-EVENTS_STORE: Final = _EVENTS_STORE.format(patience="SKIP LOCKED")
-EVENTS_STORE_PATIENTLY: Final = _EVENTS_STORE.format(patience="")
 
 # Where the fast way found nothing to do: why.
 ATTEMPT_LOOK: Final = """

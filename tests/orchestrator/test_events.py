@@ -169,3 +169,19 @@ async def test_events_of_a_job_that_does_not_exist_are_not_found(installation: I
     with pytest.raises(OrchestratorRefused) as refused:
         await runner.client.post_lines(path, EventsAccepted, encode_line(event), query={"first_seq": 1})
     assert refused.value.status in {404, 422}
+
+
+async def test_a_row_that_an_operator_holds_keeps_nobody_waiting_but_its_own_runner(installation: Installation):
+    runner, held = await claimed(installation)
+    await installation.submit()
+    [assignment] = await runner.claim()
+    other = Attempt(assignment)
+    end = held.state("succeeded")
+    async with installation.database.transaction() as connection:
+        await connection.execute("SELECT FROM moonyard.jobs WHERE id = $1 FOR UPDATE", held.assignment.job)
+        with pytest.raises(OrchestratorRefused) as refused:
+            await runner.send(held, end)
+        assert (refused.value.status, refused.value.code) == (503, "database_unavailable")
+        assert "locked by somebody else" in refused.value.message
+        assert await runner.send(other, other.state("succeeded")) == 2
+    assert await runner.send(held, end) == 2
