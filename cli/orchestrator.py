@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import click
 
-from cli import service_log, settings
+from cli import collection, service_log, settings
 from cli.service_log import LogFormat
 from schema import tracing
 from schema.errors import MoonyardError, single_error
@@ -66,4 +66,5 @@ def orchestrator(
             await serve.serve(chosen, started=started, tracer=tracer)
 
     with tracing.tracer("moonyard-orchestrator") as tracer:
+        collection.calm()
         anyio.run(go, tracer, backend_options={"use_uvloop": True})

@@ -13,11 +13,13 @@ the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 
 import anyio
+import msgspec
 
+from runner.lines import Block
 from schema import times
 from schema.errors import ErrorInfo
 from schema.events import AnyEvent, CommandEvent, JobEvent, LogEvent, StageEvent, encode_line
@@ -27,6 +29,7 @@ BUFFER_BYTES_MAXIMUM: Final = 4 * 1024 * 1024
 BATCH_BYTES: Final = 1024 * 1024
 LOG_BYTES_MAXIMUM: Final = 256 * 1024 * 1024
 ARGV_LENGTH_MAXIMUM: Final = 64 * 1024
+PIECE_LENGTH: Final = 32 * 1024
 LINE_OVERHEAD_BYTES: Final = 64
 """What a line costs besides its text, roughly, so that a flood of empty lines meets the limit too."""
 
@@ -72,7 +75,9 @@ class EventStream:
     async def log(self, stage: str | None, level: Level, source: Source, text: str) -> None:
         await self.log_lines(stage, level, source, [text])
 
-    async def log_lines(self, stage: str | None, level: Level, source: Source, lines: Sequence[str]) -> None:
+    async def log_lines(
+        self, stage: str | None, level: Level, source: Source, lines: Sequence[str], service: str | None = None
+    ) -> None:
         """Tell lines of one source that arrived together."""
         await self._room()
         at = times.now()
@@ -92,10 +97,35 @@ class EventStream:
                 level=level,
                 source=source,
                 text=text,
+                service=msgspec.UNSET if service is None else service,
             )
             self._append(event)
             if self._buffer_bytes >= BUFFER_BYTES_MAXIMUM:
                 await self._room()
+
+    async def log_block(self, stage: str | None, level: Level, source: Source, block: Block) -> None:
+        """Tell lines of a flood, many in an event: an event a line would be slower than any command writes."""
+        cost = len(block.text) + block.lines * LINE_OVERHEAD_BYTES
+        if self._lines_dropped or self._log_bytes_left < cost:
+            await self.log_lines(stage, level, source, block.text.split("\n"))
+            return
+        self._log_bytes_left -= cost
+        at = times.now()
+        for text in _pieces(block.text):
+            await self._room()
+            self._seq += 1
+            self._append(
+                LogEvent(
+                    at=at,
+                    job=self.job,
+                    attempt=self.attempt,
+                    seq=self._seq,
+                    stage=stage,
+                    level=level,
+                    source=source,
+                    text=text,
+                )
+            )
 
     async def stage(
         self,
@@ -264,6 +294,20 @@ class EventStream:
             )
         self._lines_dropped += 1
         self._bytes_dropped += len(text)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut a text of many lines between lines, into pieces that are not long unless a line is."""
+    start = 0
+    while len(text) - start > PIECE_LENGTH:
+        end = text.rfind("\n", start, start + PIECE_LENGTH)
+        if end < 0:
+            end = text.find("\n", start)
+            if end < 0:
+                break
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
 
 
 def shortened(argv: list[str]) -> list[str]:

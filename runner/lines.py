@@ -7,9 +7,16 @@ newline is a line too.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 LINE_BYTES_MAXIMUM: Final = 64 * 1024
+
+
+class Block(NamedTuple):
+    """Lines with newlines between them."""
+
+    text: str
+    lines: int
 
 
 class LineSplitter:
@@ -29,6 +36,24 @@ class LineSplitter:
         parts = [part for piece in pieces for part in self._cut(piece.removesuffix(b"\r"))]
         *whole, self._rest = self._cut(self._rest)
         return [_text(part) for part in (*parts, *whole)]
+
+    def feed_block(self, data: bytes) -> Block | None:
+        """Take the next bytes; give the lines that they complete as one text, or None where ``feed`` is to take them.
+
+        It is for floods: a line costs hardly anything by itself.
+        """
+        block = self._rest + data if self._rest else data
+        whole, end, rest = block.rpartition(b"\n")
+        if not end or len(rest) > self._maximum:
+            return None
+        pieces = whole.split(b"\n")
+        if len(whole) > self._maximum and max(map(len, pieces)) > self._maximum:
+            return None
+        self._rest = rest
+        text = _text(whole)
+        if "\r" in text:
+            text = text.replace("\r\n", "\n").removesuffix("\r")
+        return Block(text, len(pieces))
 
     def finish(self) -> list[str]:
         """Give the unfinished last line, if there is one."""

@@ -22,6 +22,8 @@ from schema.errors import ErrorInfo, MoonyardError
 from schema.states import LOG_LEVELS, Level
 
 CAPTURE_BYTES_DEFAULT: Final = 1024 * 1024
+FLOOD_BYTES: Final = 32 * 1024
+"""From so many bytes at once on, lines are told many in an event."""
 CAPTURE_BYTES_MAXIMUM: Final = 16 * 1024 * 1024
 COMMAND_TEXT_MAXIMUM: Final = 200
 RUN: Final = "process.run"
@@ -67,7 +69,11 @@ class CapturedOutput:
         if (room := self._capture_bytes - len(kept)) > 0:
             kept += data[:room]
         if self._levels[stream] != "off":
-            await self._tell(stream, self._splitters[stream].feed(data))
+            block = self._splitters[stream].feed_block(data) if len(data) >= FLOOD_BYTES else None
+            if block is not None:
+                await self._stream.log_block(self._stage, self._level(stream), stream, block)
+            else:
+                await self._tell(stream, self._splitters[stream].feed(data))
         else:
             await anyio.lowlevel.checkpoint()
 
@@ -89,8 +95,11 @@ class CapturedOutput:
 
     async def _tell(self, stream: Literal["stdout", "stderr"], lines: list[str]) -> None:
         if lines:
-            level: Level = self._levels[stream]  # pyright: ignore[reportAssignmentType]  # checked by `choice`
-            await self._stream.log_lines(self._stage, level, stream, lines)
+            await self._stream.log_lines(self._stage, self._level(stream), stream, lines)
+
+    def _level(self, stream: Literal["stdout", "stderr"]) -> Level:
+        level: Level = self._levels[stream]  # pyright: ignore[reportAssignmentType]  # checked by `choice`
+        return level
 
 
 async def run(job: JobContext, call: Call) -> Value:

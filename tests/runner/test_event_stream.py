@@ -8,7 +8,15 @@ from datetime import datetime
 import anyio
 import pytest
 
-from runner.event_stream import BATCH_BYTES, BUFFER_BYTES_MAXIMUM, EventStream, shortened
+from runner.event_stream import (
+    BATCH_BYTES,
+    BUFFER_BYTES_MAXIMUM,
+    LINE_OVERHEAD_BYTES,
+    PIECE_LENGTH,
+    EventStream,
+    shortened,
+)
+from runner.lines import Block
 from schema.errors import MoonyardError, single_error
 from schema.events import AnyEvent, CommandEvent, JobEvent, LogEvent, decode_line
 
@@ -54,6 +62,31 @@ class Refusing:
 
 def stream_to(sink: Collected | Refusing, log_bytes_maximum: int = 1 << 30) -> EventStream:
     return EventStream(job=JOB, number=7, attempt=2, sink=sink, log_bytes_maximum=log_bytes_maximum)
+
+
+async def test_a_flood_of_lines_is_few_events_and_every_line_is_in_one() -> None:
+    sink = Collected()
+    stream = stream_to(sink)
+    lines = [f"{number}".rjust(number % 100) for number in range(20_000)] + ["y" * 3 * PIECE_LENGTH, "last"]
+    await stream.log_block("s", "info", "stdout", Block("\n".join(lines), len(lines)))
+    stream.finish()
+    await stream.deliver_all()
+    texts = [event.text for event in sink.events if isinstance(event, LogEvent)]
+    assert "\n".join(texts).split("\n") == lines
+    assert len(texts) < 100
+    assert max(map(len, texts)) == 3 * PIECE_LENGTH
+
+
+async def test_a_flood_meets_the_logs_limit_line_by_line() -> None:
+    sink = Collected()
+    stream = stream_to(sink, log_bytes_maximum=10 * (10 + LINE_OVERHEAD_BYTES))
+    await stream.log_block("s", "info", "stdout", Block("\n".join(["x" * 10] * 15), 15))
+    await stream.say_what_was_dropped()
+    stream.finish()
+    await stream.deliver_all()
+    texts = [event.text for event in sink.events if isinstance(event, LogEvent)]
+    assert texts[:10] == ["x" * 10] * 10
+    assert texts[-1] == "the log's limit dropped 5 lines (50 bytes)"
 
 
 async def test_events_wait_for_company_and_a_final_one_for_nothing() -> None:

@@ -43,6 +43,22 @@ def test_any_bytes_in_any_pieces_are_told_in_order_and_no_line_is_longer_than_th
     ]
 
 
+@given(st.lists(st.binary(max_size=12)), st.lists(st.integers(0, 1000)), st.booleans())
+def test_a_flood_is_told_as_the_same_lines_that_it_would_be_one_by_one(
+    lines: list[bytes], at: list[int], is_whole: bool
+) -> None:
+    data = b"".join(line + b"\n" for line in lines)
+    splitter, told = LineSplitter(MAXIMUM), list[str]()
+    for piece in cuts(data, [] if is_whole else at):
+        block = splitter.feed_block(piece)
+        if block is None:
+            told += splitter.feed(piece)
+        else:
+            told += block.text.split("\n")
+            assert block.lines == block.text.count("\n") + 1
+    assert told + splitter.finish() == split([data])
+
+
 @given(st.text("aü€😀", min_size=1, max_size=200), st.lists(st.integers(0, 1000)))
 def test_a_long_line_is_told_in_pieces_that_cut_no_character(text: str, at: list[int]) -> None:
     told = split(cuts(text.encode(), at))
