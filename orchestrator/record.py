@@ -141,6 +141,7 @@ def _commands(told: _Told) -> list[dict[str, Any]]:
             "stage": event.stage,
             "argv": event.argv,
             "container": event.container,
+            "digest": event.digest,
             "code": event.code,
             "duration": event.duration,
             "at": event.at,

@@ -26,6 +26,7 @@ from runner.engine.engine import Engine
 from runner.engine.settings import EngineSettings
 from runner.event_stream import EventStream
 from runner.job import Job, JobOrder
+from runner.reaper import reaping
 from sandbox.parent import WarmParent
 from schema import log_context
 from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
@@ -97,7 +98,7 @@ class Agent:
         """The one claim under way."""
         self._draining = False
         self._is_fit = True
-        """There is an engine, and room for a workspace, as far as is known. It is asked when an attempt was lost."""
+        """There is an engine, and room on the disk, as far as is known. It is looked for when an attempt is lost."""
         self._lease_seconds = LEASE_SECONDS_ASSUMED
         self._heartbeat = anyio.CancelScope()
         self._heart_wanted = anyio.Event()
@@ -178,11 +179,15 @@ class Agent:
         owners.check_room(self._owner)
         await self._engine.check()
 
-    async def _recall_if_unfit(self) -> None:
-        """Take back the claim under way where nothing can be run: it would bring one job after another to be lost."""
+    async def _note_loss(self) -> None:
+        """Take back the claim under way where nothing can be run: it would bring one job after another to be lost.
+
+        That is before the loss is told: the job that was lost would be the first of them.
+        """
         try:
             await self._check_fitness()
         except MoonyardError:
+            self._is_fit = False
             self._asking.cancel()
 
     async def _until_fit(self) -> None:
@@ -221,6 +226,7 @@ class Agent:
             stream=stream,
             artifacts=OrchestratorArtifacts(self._client, assignment.job, assignment.attempt),
             workspaces=OrchestratorWorkspaces(self._client, assignment.job, assignment.attempt),
+            before_loss=self._note_loss,
         )
         running = RunningJob(job, assignment.attempt)
         for older in self._running.values():
@@ -235,8 +241,6 @@ class Agent:
     async def _run_job(self, running: RunningJob, stream: EventStream) -> None:
         with log_context.about(job=running.job.id, attempt=running.attempt):
             await self._run_logged(running, stream)
-        if not self._is_fit:
-            await self._recall_if_unfit()
 
     async def _run_logged(self, running: RunningJob, stream: EventStream) -> None:
         try:
@@ -245,7 +249,6 @@ class Agent:
                     delivery.start_soon(stream.deliver_all)
                     final = await running.job.run()
                     log.info("job %s attempt %d %s", running.job.id, running.attempt, final.state)
-                    self._is_fit = self._is_fit and final.state != "lost"
                     stream.finish()
         except AttemptGone as gone:
             log.warning("job %s attempt %d was stopped: %s", running.job.id, running.attempt, gone.message)
@@ -328,9 +331,9 @@ async def serve(settings: AgentSettings, stop: anyio.Event, tracer: Tracer | Non
         async with (
             WarmParent.start() as parent,
             Engine.open(settings.engine, owner.name) as engine,
+            reaping(settings.engine.state_folder, owner, engine),
             Client.open(settings.orchestrators, settings.token) as client,
         ):
-            await owners.clear_leftovers(settings.engine.state_folder, owner, engine)
             agent = Agent(settings, client, engine, parent, owner, tracer)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_drain_when, stop, agent)

@@ -7,6 +7,7 @@ answered is kept until it fails. Every request has a deadline; what fails tells 
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -29,6 +30,18 @@ STREAM_IDLE_SECONDS: Final = 45.0
 """Streams send something, an empty line at least, every 10 s: one that says nothing for this long is dead."""
 _ANSWER_BYTES_MAXIMUM: Final = 64 * 1024 * 1024
 _WHOLE_BYTES_MAXIMUM: Final = 256 * 1024
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Drop what asyncio says of an upload that was cut: whoever uploads hears it from the request itself.
+
+    aiohttp (3.14) leaves the end of a body to a task of its own, and nobody asks that one how it went.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, aiohttp.ClientConnectionResetError)
+
+
+logging.getLogger("asyncio").addFilter(_is_news)
 
 
 class OrchestratorUnreachable(MoonyardError):

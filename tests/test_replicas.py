@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 import psycopg
@@ -17,7 +18,7 @@ import pytest
 
 from schema.client import Client
 from schema.errors import ErrorInfo, chain
-from schema.wire import Health, Job, JobSubmit, PipelinePush, PipelineVersion
+from schema.wire import Health, Job, JobSubmit, PipelinePush, PipelineVersion, RunnerList
 from tests.chaos import balancer
 from tests.chaos import installation as installations
 from tests.chaos.checks import Check
@@ -25,6 +26,7 @@ from tests.chaos.figures import Figures
 from tests.chaos.installation import Installation, Replica, Runner
 from tests.chaos.load import Load
 from tests.chaos.pipelines import Order
+from tests.chaos.questions import rows
 from tests.cli.command import SECONDS, moonyard, started
 
 WAITING = """
@@ -60,6 +62,13 @@ async def until(is_so: Callable[[], bool]) -> None:
     with anyio.fail_after(SECONDS):
         while not await anyio.to_thread.run_sync(is_so):  # noqa: ASYNC110  # asked from outside, of other processes
             await anyio.sleep(0.02)
+
+
+async def ended(client: Client, job: Job) -> Job:
+    with anyio.fail_after(SECONDS):
+        while (shown := await client.get(f"/v1/jobs/{job.id}", Job)).state in {"queued", "running"}:  # noqa: ASYNC110
+            await anyio.sleep(0.05)
+    return shown
 
 
 async def restarted(replica: Replica) -> None:
@@ -142,6 +151,36 @@ async def test_a_job_whose_lua_process_or_engine_is_killed_is_run_again_and_told
 
 
 @pytest.mark.timeout(240)
+async def test_a_runner_without_room_on_its_disk_loses_one_job_and_claims_no_other_until_it_has(
+    installation: Installation,
+) -> None:
+    disks = [runner.disk for runner in installation.runners if runner.disk is not None]
+    assert bool(disks) == (os.geteuid() == 0), "only root has small disks"
+
+    def said(runner: Runner) -> int:
+        return runner.service.log.read_text(encoding="utf-8").count("nothing is claimed: ")
+
+    before = {runner.id: said(runner) for runner in installation.runners}
+    job: Job | None = None
+    async with Client.open([installation.users.address], installation.token) as client:
+        with anyio.fail_after(SECONDS):
+            while {one.state for one in (await client.get("/v1/runners", RunnerList)).runners} != {"online"}:  # noqa: ASYNC110
+                await anyio.sleep(0.05)
+        async with anyio.create_task_group() as full:
+            for disk in disks:
+                full.start_soon(disk.keep_full)
+            await anyio.lowlevel.checkpoint()  # they are full from here on
+            job = await client.post("/v1/jobs", Job, _order("no room", count=1))
+            # Each has its turn: a loss is told when its runner claims nothing any more, so it comes to another one.
+            await until(lambda: not disks or all(said(runner) > before[runner.id] for runner in installation.runners))
+            full.cancel_scope.cancel()
+        assert job is not None
+        shown = await ended(client, job)
+    [row] = await rows(installation.url, "SELECT losses FROM moonyard.jobs WHERE id = $1", job.id)
+    assert (shown.state, row["losses"]) == ("succeeded", len(disks))
+
+
+@pytest.mark.timeout(240)
 async def test_a_rolling_restart_under_load_loses_nothing_and_no_attempt(installation: Installation) -> None:
     chance = random.Random(1)  # noqa: S311  # a load that is the same each time
     load, figures = Load(installation, RATE, chance), Figures()
@@ -185,10 +224,7 @@ async def test_an_upgrade_that_only_adds_runs_while_jobs_do(installation: Instal
             connection.execute("ALTER TABLE moonyard.attempts ADD COLUMN of_a_newer_version text DEFAULT 'x'")
         second = await client.post("/v1/jobs", Job, _order("after"))
         for job in (first, second):
-            with anyio.fail_after(SECONDS):
-                while (state := (await client.get(f"/v1/jobs/{job.id}", Job)).state) in {"queued", "running"}:  # noqa: ASYNC110
-                    await anyio.sleep(0.05)
-            assert state == "succeeded"
+            assert (await ended(client, job)).state == "succeeded"
 
 
 @pytest.mark.timeout(240)
@@ -232,6 +268,6 @@ def let_first_lease_run_out(url: str) -> None:
         )
 
 
-def _order(key: str) -> JobSubmit:
-    order = Order(key=key, kind="command", count=20)
+def _order(key: str, count: int = 20) -> JobSubmit:
+    order = Order(key=key, kind="command", count=count)
     return JobSubmit(pipeline=order.kind, inputs=order.inputs)

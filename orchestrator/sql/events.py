@@ -68,12 +68,12 @@ staged AS (
 ),
 commanded AS (
     INSERT INTO moonyard.commands
-        (job_id, attempt, seq, stage, argv, container, code, duration_seconds, finished_at, error)
-    SELECT held.job_id, held.attempt, ran.seq, ran.stage, ran.argv, ran.container, ran.code, ran.duration, ran.at,
-        ran.error
+        (job_id, attempt, seq, stage, argv, container, digest, code, duration_seconds, finished_at, error)
+    SELECT held.job_id, held.attempt, ran.seq, ran.stage, ran.argv, ran.container, ran.digest, ran.code,
+        ran.duration, ran.at, ran.error
     FROM jsonb_to_recordset($12::jsonb) AS ran (
-        job_id uuid, seq bigint, stage text, argv text[], container text, code integer, duration double precision,
-        at timestamptz, error jsonb
+        job_id uuid, seq bigint, stage text, argv text[], container text, digest text, code integer,
+        duration double precision, at timestamptz, error jsonb
     )
     JOIN held ON held.job_id = ran.job_id
 ),

@@ -90,6 +90,9 @@ class Check:
         for runner in here.runners:
             for name in leftovers.owners(runner.folder):
                 found.wrong("leftovers", f"after the stop: owner {name} of {runner.service.name}")
+        for container in await anyio.to_thread.run_sync(leftovers.containers):
+            if container.owner in here.owners:
+                found.wrong("leftovers", f"after the stop: {container.text}")
         for line in here.strays():
             found.wrong("leftovers", f"after the stop: {line}")
         logs = {service.name: service.log for service in here.services}
@@ -97,7 +100,7 @@ class Check:
         for text in told:
             found.wrong("secrets_told", text)
         service_logs.judge_texts(logs.values(), found)
-        service_logs.judge_ends([part.service for part in [*here.runners, *here.replicas]], found)
+        service_logs.judge_ends([part.service for part in [*here.runners, *here.replicas]], self._happened, found)
         found.refusals = dict(self._load.ledger.refusals)
         for text, count in found.refusals.items():
             if text.startswith("500"):
@@ -117,7 +120,9 @@ class Check:
     async def _left(self) -> list[str]:
         jobs = {job for named in self._load.ledger.acknowledged.values() for job in named}
         there = await anyio.to_thread.run_sync(leftovers.containers)
-        left = [container.text for container in there if container.job in jobs]
+        living = {owner for runner in self._here.runners for owner in leftovers.owners(runner.folder)}
+        dead = self._here.owners - living
+        left = [container.text for container in there if container.job in jobs or container.owner in dead]
         for runner in self._here.runners:
             name = runner.service.name
             left += [f"workspace of job {job} on {name}" for job, _ in leftovers.workspaces(runner.folder)]

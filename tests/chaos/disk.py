@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 from contextlib import suppress
 from pathlib import Path
 
+import anyio
+
 SIZE = "48m"
 CHUNK = bytes(64 * 1024)
 MOUNT_SECONDS = 30.0
+FILL_SECONDS = 0.02
 
 
 class Disk:
@@ -32,13 +36,21 @@ class Disk:
         return cls(folder)
 
     def fill(self) -> None:
-        """Leave no byte free."""
-        with suppress(OSError), self._fill.open("wb", buffering=0) as file:
-            while True:
-                file.write(CHUNK)
-        with suppress(OSError), self._fill.open("ab", buffering=0) as file:
-            while True:
-                file.write(b"x")
+        """Leave no byte free at this moment."""
+        for chunk in (CHUNK, b"x"):
+            with suppress(OSError), self._fill.open("ab", buffering=0) as file:
+                while True:
+                    file.write(chunk)
+
+    async def keep_full(self, seconds: float = math.inf) -> None:
+        """Leave no byte free, whoever removes something, and free it in the end."""
+        try:
+            with anyio.move_on_after(seconds):
+                while True:
+                    self.fill()
+                    await anyio.sleep(FILL_SECONDS)
+        finally:
+            self.free()
 
     def free(self) -> None:
         self._fill.unlink(missing_ok=True)

@@ -179,11 +179,7 @@ class Killer:
         if runner.disk is None:
             return
         hit(runner.service.name)
-        try:
-            runner.disk.fill()
-            await anyio.sleep(self._chance.uniform(*FULL_SECONDS))
-        finally:
-            runner.disk.free()
+        await runner.disk.keep_full(self._chance.uniform(*FULL_SECONDS))
 
     async def _jump_clock(self, hit: Callable[[str], None]) -> None:
         """Set a part's clock an hour forth or back, and right again."""

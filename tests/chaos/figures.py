@@ -37,7 +37,7 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TableSize(msgspec.Struct, kw_only=True):
-    """How large a table was, with its indexes: at most in the middle of the run, at most towards its end, and then."""
+    """How large a table was, with its indexes: at most in the run's second quarter, at most in its last, and then."""
 
     middle_bytes: int
     late_bytes: int
@@ -82,6 +82,8 @@ class Figures(msgspec.Struct, kw_only=True):
     """Attempts that a runner stopped, for they were no longer its own."""
     stale_tried: int = 0
     stale_accepted: int = 0
+    told_at_wrong_times: int = 0
+    """Batches of events from a runner whose clock had jumped: they count as any others."""
     log_lines: int = 0
     log_lines_missing: int = 0
     log_lines_doubled: int = 0

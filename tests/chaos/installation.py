@@ -138,6 +138,8 @@ class Installation:
         self.balancer: Service
         self.seen: set[Known] = set()
         """Every process that a runner had."""
+        self.owners: set[str] = set()
+        """Every name that a runner had on the machine: each of its processes has its own."""
         self.secrets = {"the admin's token": token}
         """By what they are called: no log and no row may have one."""
 
@@ -152,13 +154,14 @@ class Installation:
         return [*parts, self.balancer]
 
     async def note_processes(self) -> None:
-        """Remember the processes of the runners all the while, to ask later whether they are gone; until cancelled."""
+        """Remember what the runners had all the while, to ask later whether it is gone; until cancelled."""
         while True:
             self.note_processes_now()
             await anyio.sleep(NOTE_SECONDS)
 
     def note_processes_now(self) -> None:
         for runner in self.runners:
+            self.owners.update(name.removeprefix(".") for name in leftovers.owners(runner.folder))
             if (pid := runner.service.pid) is not None:
                 self.seen.update(filter(None, map(processes.known, processes.descendants(pid))))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,11 +12,18 @@ from tests.chaos import processes
 from tests.chaos.processes import Known
 
 PODMAN_SECONDS = 60.0
-_FORM = '{{index .Labels "moonyard.job"}} {{index .Labels "moonyard.attempt"}} {{.ID}} {{.State}}'
+_LABELS = ("owner", "job", "attempt")
+_FORM = "\t".join(
+    [*(f'{{{{index .Labels "moonyard.{label}"}}}}' for label in _LABELS), "{{.ID}} {{.State}}", "{{.Names}}"]
+)
+_NAME = re.compile(r"moonyard-([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-(\d+)-")
+"""Of a container that was made ahead, and then given to a job: its labels cannot be changed."""
 
 
 class Container(NamedTuple):
+    owner: str
     job: str
+    """Empty for one that was made ahead and has not been given away."""
     attempt: int
     is_over: bool
     """Nothing runs in it any more."""
@@ -23,19 +31,22 @@ class Container(NamedTuple):
 
 
 def containers() -> list[Container]:
-    """List the containers of jobs, whoever made them, in whatever state."""
+    """List the containers of runners, whoever made them, in whatever state."""
     listed = subprocess.run(
-        ["podman", "ps", "--all", "--format", _FORM, "--filter", "label=moonyard.job"],
+        ["podman", "ps", "--all", "--format", _FORM, "--filter", "label=moonyard.owner"],
         capture_output=True,
         check=True,
         text=True,
         timeout=PODMAN_SECONDS,
     ).stdout.splitlines()
-    found = [line.split(" ", 2) for line in listed]
-    return [
-        Container(job, int(attempt), " Exited" in rest or " Removing" in rest, f"container {rest} of job {job}")
-        for job, attempt, rest in found
-    ]
+    found: list[Container] = []
+    for line in listed:
+        owner, job, attempt, state, name = line.split("\t")
+        if given := _NAME.match(name):
+            job, attempt = given.groups()
+        is_over = " Exited" in state or " Removing" in state
+        found.append(Container(owner, job, int(attempt or 0), is_over, f"container {name} {state}"))
+    return found
 
 
 def workspaces(state_folder: Path) -> list[tuple[str, int]]:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -61,6 +62,9 @@ def descendants(pid: int) -> list[int]:
 
 class End(NamedTuple):
     """How a service's process ended."""
+
+    at: float
+    """Seconds since the epoch."""
 
     code: int
     signals: frozenset[signal.Signals]
@@ -160,7 +164,9 @@ class Service:
         finally:
             if process.returncode is not None:
                 seconds = anyio.current_time() - self._since
-                self.ends.append(End(process.returncode, frozenset(self._signals), seconds, self._was_ready))
+                self.ends.append(
+                    End(time.time(), process.returncode, frozenset(self._signals), seconds, self._was_ready)
+                )
 
     def _note(self, number: signal.Signals) -> None:
         now = anyio.current_time()

@@ -46,6 +46,10 @@ WHERE attempt.job_id = ANY ($1) ORDER BY attempt.job_id, attempt.number
 RECORDS = """
 SELECT job_id, lines FROM moonyard.event_batches WHERE job_id = ANY ($1) ORDER BY job_id, attempt, next_seq
 """
+TOLD_AT_WRONG_TIMES = """
+SELECT count(*) FROM moonyard.event_batches
+WHERE abs(extract(epoch FROM stored_at - substring(lines FROM '"at":"([^"]+)"')::timestamptz)) > 1800
+"""
 STAGES = "SELECT job_id, attempt, name, state FROM moonyard.stages WHERE job_id = ANY ($1)"
 COMMANDS = "SELECT job_id, attempt, seq, code FROM moonyard.commands WHERE job_id = ANY ($1)"
 ARTIFACTS = """
@@ -121,6 +125,7 @@ class Review:
             was = self.ended.get(job)
             if was is not None and (was.state, was.attempt) != (row["state"], row["attempt"]):
                 found.wrong("ends_changed", f"job {row['number']} was {was.state}, and is {row['state']}")
+        found.told_at_wrong_times = (await rows(self._url, TOLD_AT_WRONG_TIMES))[0][0]
         found.jobs_removed = len(self.ended.keys() - there.keys())
 
     async def _look_at(self, jobs: Sequence[Row]) -> None:

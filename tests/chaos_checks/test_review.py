@@ -148,4 +148,4 @@ async def test_a_fence_that_is_open_is_noticed(installation: Installation) -> No
     psql(installation.url, "UPDATE moonyard.attempts SET state = 'running', finished_at = NULL WHERE number = 1")
     await fence.try_stale(installation.url, address, tokens, opened)
     assert broken(opened) == {"stale_accepted"}
-    assert any("has changed something" in text for text in opened.details)
+    assert any("has changed job" in text for text in opened.details)

@@ -63,7 +63,8 @@ async def test_what_is_there_of_an_attempt_whose_end_was_told_is_seen(
     assert leftovers.workspaces(tmp_path) == [(job.job.id, 1), (job.job.id, 2)]
 
     seen = Figures()
-    labels = ["--label", f"moonyard.job={job.job.id}", "--label", "moonyard.attempt=2"]
+    facts = {"owner": "test", "job": job.job.id, "attempt": "2"}
+    labels = [word for name, fact in facts.items() for word in ("--label", f"moonyard.{name}={fact}")]
     image = image_map["docker.io/library/alpine:latest"]
     made = await anyio.run_process(["podman", "create", "--network=none", *labels, image, "true"])
     try:

@@ -59,10 +59,8 @@ async def test_a_lost_attempt_is_queued_again_at_once_and_takes_nothing_from_the
     assert [event.error for event in events] == [None, None, WHY, None, None]
     [row] = await installation.fetch("SELECT losses, failures FROM moonyard.jobs")
     assert tuple(row) == (1, 0)
-    assert [row["state"] for row in await installation.fetch("SELECT state FROM moonyard.attempts ORDER BY number")] == [
-        "lost",
-        "succeeded",
-    ]
+    attempts = await installation.fetch("SELECT state FROM moonyard.attempts ORDER BY number")
+    assert [row["state"] for row in attempts] == ["lost", "succeeded"]
     [stage] = await installation.fetch("SELECT state FROM moonyard.stages WHERE attempt = 1")
     assert stage["state"] == "cancelled"
 

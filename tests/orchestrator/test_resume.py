@@ -38,6 +38,28 @@ async def failed_in_test(installation: Installation, keep: float | None = 3600.0
     return runner, job
 
 
+async def failed_in_a_matrix(installation: Installation) -> Job:
+    """Have a job that failed in one combination of a matrix, after stages that did not have to succeed."""
+    await installation.replica()
+    stages = [
+        StageDefinition(name="lint", allow_failure=True),
+        StageDefinition(name="rescue", when="on_failure"),
+        StageDefinition(name="build"),
+        StageDefinition(name="test (v=1)", of="test", matrix={"v": 1}),
+        StageDefinition(name="test (v=2)", of="test", matrix={"v": 2}),
+        StageDefinition(name="deploy"),
+    ]
+    await installation.push(PipelineDefinition(name="hello", stages=stages))
+    runner = await installation.runner()
+    job = await installation.submit()
+    attempt = await begin(runner)
+    states = ("failed", "skipped", "succeeded", "failed", "succeeded", "skipped")
+    events = [attempt.state("running")]
+    events += [attempt.stage(state, stage=stage.name) for stage, state in zip(stages, states, strict=True)]  # pyright: ignore[reportArgumentType]
+    await runner.send(attempt, *events, attempt.state("failed", BROKEN))
+    return job
+
+
 async def begin(runner: SpokenRunner) -> Attempt:
     [assignment] = await runner.claim()
     return Attempt(assignment)
@@ -181,3 +203,24 @@ async def test_a_runner_keeps_nothing_where_the_pipeline_does_not_say_so(install
     await installation.submit()
     with pytest.raises(OrchestratorRefused, match="does not keep workspaces"):
         await keep_workspace(runner, await begin(runner))
+
+
+@pytest.mark.parametrize(
+    ("named", "begins"),
+    [("test", "test (v=1)"), ("test%20(v=1)", "test (v=1)"), ("rescue", "rescue"), ("build", "build")],
+)
+async def test_a_retry_may_begin_after_stages_that_did_not_have_to_succeed_and_in_a_matrix(
+    installation: Installation, named: str, begins: str
+):
+    job = await failed_in_a_matrix(installation)
+    queued = await retry(installation, job, f"from={named}&without_workspace=true")
+    assert queued.resume == Resume(stage=begins, workspace=False)
+
+
+async def test_a_retry_does_not_begin_after_a_combination_that_failed(installation: Installation):
+    job = await failed_in_a_matrix(installation)
+    for named in ("test%20(v=2)", "deploy"):
+        refused = await refusal(installation, job, f"from={named}&without_workspace=true")
+        assert refused.code == "stage_not_reached"
+        assert "stage `test (v=1)` before it has not succeeded" in refused.message
+        assert refused.hint == "Begin with `--from 'test (v=1)'`, or from the start."
