@@ -70,7 +70,8 @@ class Database(Cluster):
         """List the processes that serve clients."""
         pid = self._server.get_pid()
         assert pid is not None
-        return [child for child in processes.children(pid) if "postgres: postgres test_" in processes.words(child)[0]]
+        lines = {child: " ".join(processes.words(child)) for child in processes.children(pid)}  # some end meanwhile
+        return [child for child, line in lines.items() if "postgres: postgres test_" in line]
 
 
 class Runner(msgspec.Struct, frozen=True):
