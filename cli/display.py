@@ -53,12 +53,15 @@ class JsonDisplay:
 
 
 class PeopleDisplay:
-    """Prints events for people: stages as headings, commands with their result and time, log lines with their level."""
+    """Prints events for people: stages as headings, commands with their result and time, log lines with their level.
+
+    While stages run at the same time, each line of a stage says whose it is.
+    """
 
     def __init__(self, *, verbose: bool) -> None:
         self.final: JobEvent | None = None
         self._verbose = verbose
-        self._stage: str | None = None
+        self._running: set[str] = set()
 
     def show(self, lines: bytes) -> None:
         text = [shown for line in lines.splitlines() if (shown := self._line(decode_line(line))) is not None]
@@ -83,7 +86,10 @@ class PeopleDisplay:
         # Escape sequences of a command's own would reach the reader's terminal: colours are welcome, the rest is not
         # worth telling apart here, so the escape character is shown instead.
         text = event.text.replace("\x1b", "␛")
-        line = f"  {event.at[11:23]} {event.level:<5} {text}"
+        if event.service:
+            text = f"{event.service}: {text}"
+        begin = f"  {event.at[11:23]} {event.level:<5} {self._whose(event.stage)}"
+        line = begin + text.replace("\n", f"\n{begin}")
         colour = _LEVEL_COLOURS[event.level]
         return click.style(line, fg=colour) if colour else line
 
@@ -91,14 +97,22 @@ class PeopleDisplay:
         command = shlex.join(event.argv).replace("\n", "\\n").replace("\x1b", "␛")
         if len(command) > _COMMAND_LENGTH:
             command = command[: _COMMAND_LENGTH - 1] + "…"
+        command = self._whose(event.stage) + click.style(command, bold=True)
         rest = click.style(f"{event.duration:.3f} s  in {event.container}", fg="bright_black")
         # The line comes when the command has ended, below its output: it tells a result.
         if event.code == 0:
-            return f"  {click.style('✓', fg='green')} {click.style(command, bold=True)}  {rest}"
+            return f"  {click.style('✓', fg='green')} {command}  {rest}"
         how = event.error.code if event.error else f"exit code {event.code}"
-        return f"  {click.style('✗', fg='red')} {click.style(command, bold=True)}  {click.style(how, fg='red')}  {rest}"
+        return f"  {click.style('✗', fg='red')} {command}  {click.style(how, fg='red')}  {rest}"
+
+    def _whose(self, stage: str | None) -> str:
+        return f"[{stage}] " if stage is not None and self._running - {stage} else ""
 
     def _stage_line(self, event: StageEvent) -> str:
+        if event.state == "running":
+            self._running.add(event.stage)
+        else:
+            self._running.discard(event.stage)
         mark, colour = _STATE_MARKS[event.state]
         where = f"  in {event.container}" if event.container else ""
         took = f"  {event.duration:.2f} s" if event.duration is not None else ""

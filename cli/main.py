@@ -37,6 +37,7 @@ COMMANDS: Final = {
     "schedule": "cli.schedule:schedule",
     "artifact": "cli.artifact:artifact",
     "runner": "cli.runner:runner",
+    "doctor": "cli.doctor:doctor",
     "orchestrator": "cli.orchestrator:orchestrator",
     "db": "cli.db:db",
     "token": "cli.token:token",

@@ -87,8 +87,9 @@ def show(name: str, *, source: bool, as_json: bool, orchestrator: tuple[str, ...
         click.echo(f"  {input_name}  {declared.type}, {default}  {declared.description or ''}".rstrip())
     click.echo("\nstages:")
     for stage in definition.stages:
-        needs = f"  needs {', '.join(stage.needs)}" if stage.needs else ""
-        click.echo(f"  {stage.name}  in {stage.container or 'the default container'}{needs}")
+        needs = "" if stage.needs is None else f"  needs {', '.join(stage.needs) or 'no other'}"
+        when = "" if stage.when == "on_success" else f"  when {stage.when.replace('_', ' ')}"
+        click.echo(f"  {stage.name}  in {stage.container or 'the default container'}{needs}{when}")
 
 
 def _stages(definition: PipelineDefinition) -> list[str]:

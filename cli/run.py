@@ -14,8 +14,10 @@ import anyio
 import anyio.abc
 import click
 
+from cli import engine as engine_options
 from cli import settings
 from cli.display import Display, display
+from cli.engine import EngineOptions
 from cli.main import EXIT_ERROR, EXIT_JOB_FAILED
 from schema import times
 from schema.errors import ErrorInfo, MoonyardError, single_error
@@ -33,8 +35,7 @@ ARTIFACT_FOLDER: Final = Path(".moonyard") / "artifacts"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of text.")
 @click.option("-v", "--verbose", is_flag=True, help="Show debug lines too.")
-@settings.setting("default_image")
-@settings.setting("engine_socket")
+@engine_options.options
 @settings.setting("state_folder")
 def run(
     file: Path,
@@ -42,8 +43,7 @@ def run(
     *,
     as_json: bool,
     verbose: bool,
-    default_image: str,
-    engine_socket: str | None,
+    engine: EngineOptions,
     state_folder: Path,
 ) -> int:
     """Run the pipeline FILE here and now: the sandbox and containers of a real runner, no server and no database.
@@ -62,7 +62,6 @@ def run(
     shown = display(as_json=as_json, verbose=verbose)
     try:
         from runner import local
-        from runner.engine.settings import EngineSettings
 
         source = read_pipeline(file)
         given: dict[str, object] = dict(parse_inputs(inputs))
@@ -77,12 +76,7 @@ def run(
                         filename=os.fsencode(file.name).decode(errors="backslashreplace"),
                         source=source,
                         inputs=given,
-                        engine_settings=EngineSettings(
-                            socket=engine_socket,
-                            image_map=settings.image_map(),
-                            default_image=default_image,
-                            state_folder=state_folder,
-                        ),
+                        engine_settings=engine.settings(state_folder),
                         artifact_folder=ARTIFACT_FOLDER,
                         print_lines=lambda lines: _print(shown, lines),
                         stop=stop,

@@ -14,7 +14,9 @@ import anyio.abc
 import click
 import msgspec
 
-from cli import connection, service_log, settings
+from cli import collection, connection, service_log, settings
+from cli import engine as engine_options
+from cli.engine import EngineOptions
 from cli.service_log import LogFormat
 from cli.tables import age, print_json, print_table
 from schema import log_context, tracing
@@ -77,9 +79,8 @@ def register(
 @settings.setting("state_folder")
 @settings.setting("capacity")
 @settings.setting("drain_seconds")
-@settings.setting("default_image")
 @settings.setting("warm_containers")
-@settings.setting("engine_socket")
+@engine_options.options
 @settings.setting("log_format")
 def start(
     *,
@@ -87,14 +88,12 @@ def start(
     state_folder: Path,
     capacity: int,
     drain_seconds: float,
-    default_image: str,
     warm_containers: int,
-    engine_socket: str | None,
+    engine: EngineOptions,
     log_format: LogFormat,
 ) -> None:
     """Start the runner that was registered here. SIGTERM or Ctrl-C drains it: running jobs are finished first."""
     from runner import agent
-    from runner.engine.settings import EngineSettings
 
     service_log.choose(log_format)
     path = state_folder / CREDENTIALS_FILE
@@ -106,13 +105,7 @@ def start(
         )
     credentials = _Credentials.read(path)
     chosen = agent.AgentSettings(
-        engine=EngineSettings(
-            socket=engine_socket,
-            image_map=settings.image_map(),
-            default_image=default_image,
-            warm_containers=warm_containers,
-            state_folder=state_folder,
-        ),
+        engine=engine.settings(state_folder, warm_containers=warm_containers),
         orchestrators=list(orchestrator) or credentials.orchestrator,
         token=credentials.token,
         version=importlib.metadata.version("moonyard"),
@@ -130,6 +123,7 @@ def start(
                 tasks.cancel_scope.cancel()
 
     with tracing.tracer("moonyard-runner") as tracer:
+        collection.calm()
         anyio.run(go, tracer, backend_options={"use_uvloop": True})
 
 
@@ -197,6 +191,12 @@ def _ask_for_token(address: str) -> str:
             ),
         )
     return click.prompt("registration token", hide_input=True, err=True)
+
+
+def registered_with(state_folder: Path) -> list[str]:
+    """List the orchestrators that the runner here is registered with, if it is."""
+    path = state_folder / CREDENTIALS_FILE
+    return _Credentials.read(path).orchestrator if path.exists() else []
 
 
 class _Credentials(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import click
 import platformdirs
 
+from schema import sizes
 from schema.errors import MoonyardError
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
@@ -97,6 +98,24 @@ class SettingOption(click.Option):
         return value
 
 
+class Size(click.ParamType[int]):
+    """A number of bytes, or text such as ``512m``."""
+
+    name = "size"
+
+    def __init__(self, minimum: int = 0) -> None:
+        self._minimum = minimum
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            size = int(sizes.size_bytes(value) if isinstance(value, str) else value)
+        except (ValueError, TypeError):
+            self.fail(f'`{value}` is no size, such as "512m" or "20g"', param, ctx)
+        if size < self._minimum:
+            self.fail(f"{value} is less than {sizes.size_text(self._minimum)}", param, ctx)
+        return size
+
+
 class Setting:
     """How a setting is declared, once for all commands that take it."""
 
@@ -123,6 +142,44 @@ SETTINGS: Final[dict[str, Setting]] = {
     "default_image": Setting(
         "The image of the container that a stage without its own runs in.",
         default="docker.io/library/alpine:latest",
+        show_default=True,
+    ),
+    "pull_policy": Setting(
+        "When images are pulled: if they are missing, where a pipeline may say otherwise; always or never, for all.",
+        type=click.Choice(["missing", "always", "never"]),
+        default="missing",
+        show_default=True,
+    ),
+    "auth_file": Setting(
+        "The credentials of image registries, as `podman login` writes them; by default where Podman and Docker look.",
+        type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
+    ),
+    "images_allowed": Setting(
+        "Which images pipelines may use: patterns such as `docker.io/library/*`; by default any.", multiple=True
+    ),
+    "images_denied": Setting("Which images pipelines may not use: patterns, as with images_allowed.", multiple=True),
+    "image_budget": Setting(
+        "How much disk the images that were pulled here may take, such as 20g; by default there is no limit.",
+        type=Size(1),
+    ),
+    "container_memory": Setting(
+        "The memory of a container whose pipeline does not say; by default the machine's, less a tenth.",
+        type=Size(8 * 1024 * 1024),
+    ),
+    "container_cpus": Setting(
+        "How many processors a container may use whose pipeline does not say; by default all, fairly shared.",
+        type=click.FloatRange(0.01, 1024),
+    ),
+    "container_pids": Setting(
+        "How many processes and threads a container may have.",
+        type=click.IntRange(16, 1_000_000),
+        default=2048,
+        show_default=True,
+    ),
+    "container_tmp": Setting(
+        "The size of a container's /tmp, which is in its memory; 0 keeps it on disk.",
+        type=Size(),
+        default="1g",
         show_default=True,
     ),
     "warm_containers": Setting(

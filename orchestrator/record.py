@@ -144,6 +144,9 @@ def _commands(told: _Told) -> list[dict[str, Any]]:
             "digest": event.digest,
             "code": event.code,
             "duration": event.duration,
+            "cpu_seconds": event.cpu_seconds,
+            "memory_peak_bytes": event.memory_peak_bytes,
+            "output_bytes": event.output_bytes,
             "at": event.at,
             "error": event.error,
         }

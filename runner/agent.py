@@ -19,8 +19,8 @@ import anyio
 import anyio.abc
 import msgspec
 
+from runner import checkup, traces
 from runner import owner as owners
-from runner import traces
 from runner.delivery import AttemptGone, OrchestratorArtifacts, OrchestratorSink, OrchestratorWorkspaces
 from runner.engine.engine import Engine
 from runner.engine.settings import EngineSettings
@@ -337,8 +337,16 @@ async def serve(settings: AgentSettings, stop: anyio.Event, tracer: Tracer | Non
             agent = Agent(settings, client, engine, parent, owner, tracer)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_drain_when, stop, agent)
+                tasks.start_soon(_tell_what_is_weaker, engine, parent)
                 await agent.run()
                 tasks.cancel_scope.cancel()
+
+
+async def _tell_what_is_weaker(engine: Engine, parent: WarmParent) -> None:
+    for finding in await checkup.look(engine, parent):
+        # What the sandbox lacks is told by itself, when its first process starts.
+        if finding.state != "ok" and finding.check != "sandbox":
+            log.warning("%s: %s (`moonyard doctor` says more)", finding.check, finding.text)
 
 
 async def _drain_when(stop: anyio.Event, agent: Agent) -> None:

@@ -5,29 +5,39 @@
   it is made ahead, while the stage before runs: that is the one image of which it is known that it will be needed;
 - a block container, for the span of one ``container.run``; those that plugins open are block containers too.
 
-Removal goes on in the background while the job goes on; ``remove_all`` waits for it. What cannot be removed is said
-in the log and left to the next start of the runner, which removes what no living owner holds.
+Where a job or a stage has services, its containers are on a network with them (``runner.services``); a stage that has
+some, and names no image, has a container of its own of the default image.
+
+Removal goes on in the background while the job goes on; ``remove_all`` waits until nothing runs any more. What cannot
+be removed is said in the log, and tried again by ``runner.reaper``.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 import anyio
 import anyio.abc
+import msgspec
 
 from runner.engine.container import Container, ContainerKind, ContainerSpec
 from runner.engine.engine import Engine
 from runner.event_stream import EventStream
-from schema.definition import StageDefinition
+from runner.services import Services
+from schema.definition import ServiceDefinition, StageDefinition
 from schema.errors import MoonyardError
 
 REMOVAL_SECONDS: Final = 30.0
 CREATION_SECONDS: Final = 15 * 60.0
 """For making one container, its image's pull included."""
+
+
+def _has_own(stage: StageDefinition) -> bool:
+    """Tell whether a stage has a container of its own: for its image, or to be on a network with its services."""
+    return stage.container is not None or bool(stage.services)
 
 
 class ContainerClosed(MoonyardError):
@@ -69,6 +79,8 @@ class JobContainers:
         self._block_stages: dict[str, str] = {}
         self._making: dict[str, anyio.Lock] = {}
         self._ahead: dict[str, Ahead] = {}
+        self._services: dict[str, Services] = {}
+        """Of the job and of stages, by ``""`` and the stages' names."""
         self._to_remove: set[Container] = set()
 
     async def for_command(self, stage: StageDefinition, handle: str | None) -> Container:
@@ -85,7 +97,7 @@ class JobContainers:
                     hint="Functions that run commands inside a block have to finish before the block does.",
                 )
             return container
-        key = "" if stage.container is None else stage.name
+        key = stage.name if _has_own(stage) else ""
         if key and (ahead := self._ahead.get(key)) is not None:
             await ahead.done.wait()
             if ahead.error is not None:
@@ -94,8 +106,11 @@ class JobContainers:
         return await self._kept_container(stage, key)
 
     def prepare(self, stage: StageDefinition) -> None:
-        """Begin to make a stage's own container, if it has one, so that its first command need not wait for it."""
-        if stage.container is not None and stage.name not in self._ahead:
+        """Begin to make a stage's own container, if it has one, so that its first command need not wait for it.
+
+        One that is on a network with the stage's services can only be made when these are there.
+        """
+        if stage.container is not None and not stage.services and stage.name not in self._ahead:
             ahead = self._ahead[stage.name] = Ahead()
             self._tasks.start_soon(self._make_ahead, stage, ahead)
 
@@ -112,8 +127,9 @@ class JobContainers:
         async with self._making.setdefault(key, anyio.Lock()):
             if key not in self._kept:
                 image = stage.container or self._engine.settings.default_image
-                kind = "default" if stage.container is None else "stage"
-                self._kept[key] = await self._make(self._spec(image, kind), stage.name, quiet=False)
+                spec = self._connected(self._spec(image, "stage" if key else "default"), key)
+                spec = msgspec.structs.replace(spec, pull=stage.pull, read_only=stage.read_only) if key else spec
+                self._kept[key] = await self._make(spec, stage.name, quiet=False)
             return self._kept[key]
 
     def image_of(self, stage: StageDefinition, handle: str | None) -> str:
@@ -126,7 +142,7 @@ class JobContainers:
         self, stage: str, spec: Callable[[ContainerSpec], ContainerSpec], image: str, *, quiet: bool
     ) -> str:
         """Make a block's container and give its handle. ``spec`` puts the block's options into the job's own spec."""
-        container = await self._make(spec(self._spec(image, "block")), stage, quiet=quiet)
+        container = await self._make(spec(self._connected(self._spec(image, "block"), stage)), stage, quiet=quiet)
         handle = next(self._handles)
         self._blocks[handle] = container
         self._block_stages[handle] = stage
@@ -138,8 +154,39 @@ class JobContainers:
         if container is not None:
             self._tasks.start_soon(self._remove, container)
 
+    async def start_services(self, stage: StageDefinition | None, definitions: Mapping[str, ServiceDefinition]) -> None:
+        """Start the services of a stage, or of the job, and wait until they are ready.
+
+        :raises ServiceFailed: when one cannot be started, or ends before it is ready.
+        :raises ServiceNotReady: when one is not ready in time.
+        """
+        if not definitions:
+            return
+        key = "" if stage is None else stage.name
+        services = self._services[key] = Services(
+            engine=self._engine,
+            stream=self._stream,
+            stage=None if stage is None else stage.name,
+            spec=lambda image: self._spec(image, "service"),
+            outer=self._services.get("") if key else None,
+            tasks=self._tasks,
+        )
+        await services.start(definitions)
+
+    def _connected(self, spec: ContainerSpec, stage: str) -> ContainerSpec:
+        """Put a container of a stage, or of the job, where its services are."""
+        services = self._services.get(stage) or self._services.get("")
+        if services is None:
+            return spec
+        return msgspec.structs.replace(spec, networks=services.networks, hosts=services.hosts)
+
     def end_stage(self, stage: str) -> None:
-        """Remove a stage's own container. One that nobody waited for and is still being made stays to the job's end."""
+        """Remove a stage's own container and services.
+
+        A container that nobody waited for and is still being made stays to the job's end.
+        """
+        if (services := self._services.get(stage)) is not None:
+            self._tasks.start_soon(services.end)
         if (ahead := self._ahead.get(stage)) is not None and not ahead.done.is_set():
             return
         self._ahead.pop(stage, None)
@@ -164,6 +211,8 @@ class JobContainers:
         async with anyio.create_task_group() as tasks:
             for container in list(self._to_remove):
                 tasks.start_soon(self._remove, container)
+            for services in self._services.values():
+                tasks.start_soon(services.end)
 
     def _spec(self, image: str, kind: ContainerKind) -> ContainerSpec:
         return ContainerSpec(
@@ -212,6 +261,7 @@ class JobContainers:
                     "warn",
                     "system",
                     f"container {container.id[:12]} of image `{container.image}` could not be removed ({error}); "
-                    "the runner's next start removes it",
+                    "it is tried again",
                 )
+                self._engine.discard(container)
         self._to_remove.discard(container)

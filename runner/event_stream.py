@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import anyio
 import msgspec
 
+from runner.engine.usage import Usage
 from runner.lines import Block
 from schema import times
 from schema.errors import ErrorInfo
@@ -158,8 +159,11 @@ class EventStream:
         argv: list[str],
         container: str,
         *,
+        digest: str | None = None,
         code: int | None,
         duration: float,
+        used: Usage | None = None,
+        output_bytes: int = 0,
         error: ErrorInfo | None = None,
     ) -> None:
         await self._room()
@@ -173,8 +177,12 @@ class EventStream:
                 stage=stage,
                 argv=shortened(argv),
                 container=container,
+                digest=digest,
                 code=code,
                 duration=duration,
+                cpu_seconds=None if used is None else used.cpu_seconds,
+                memory_peak_bytes=None if used is None else used.memory_peak_bytes,
+                output_bytes=output_bytes,
                 error=error,
             )
         )

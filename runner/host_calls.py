@@ -20,6 +20,25 @@ Handler = Callable[[JobContext, Call], Awaitable[Value]]
 HANDLERS: Final[Mapping[str, Handler]] = process.CALLS | container.CALLS | time.CALLS | artifact.CALLS
 
 
+class ConditionCalls:
+    """The host side of what decides whether a stage runs: that is looked at, and does nothing."""
+
+    def __init__(self, job: JobContext) -> None:
+        self._job = job
+
+    async def call(self, stage: str, name: str, arguments: list[Value], *, plugin: str | None = None) -> Value:
+        """Refuse a call."""
+        del arguments, plugin
+        raise MoonyardError(
+            f"{name} was called in the `when` of stage `{stage}`, which only decides whether the stage runs",
+            code="call_in_condition",
+            hint="Call it in the stage's script, or in one before, and let `when` look at what came of it.",
+        )
+
+    async def log(self, stage: str, level: Level, text: str) -> None:
+        await _log(self._job, stage, level, text)
+
+
 class JobHostCalls:
     """The host side of one attempt's sandbox."""
 
@@ -49,5 +68,9 @@ class JobHostCalls:
             ) from defect
 
     async def log(self, stage: str, level: Level, text: str) -> None:
-        lines = LineSplitter().feed(text.encode(errors="backslashreplace") + b"\n")
-        await self._job.stream.log_lines(stage, level, "lua", lines)
+        await _log(self._job, stage, level, text)
+
+
+async def _log(job: JobContext, stage: str, level: Level, text: str) -> None:
+    lines = LineSplitter().feed(text.encode(errors="backslashreplace") + b"\n")
+    await job.stream.log_lines(stage, level, "lua", lines)

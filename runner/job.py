@@ -1,6 +1,6 @@
 """One attempt of a job, from its first event to its last: the same for ``moonyard run`` and for a registered runner.
 
-    stages ── succeeded ──────────────────────────────────┐
+    stages, also at once ── succeeded ────────────────────┐
        ├───── failed, timed out (commands: SIGTERM first) ─┼──> finally stages ──> clean-up ──> final event
        └───── cancelled (commands: SIGTERM first) ──> on_cancel stages ──┘            ^
               killed, given back, lost ───────────────────────────────────────────────┘
@@ -9,14 +9,15 @@ The order at the end is what the promises rest on: the Lua process is gone first
 the workspace, and only then is the final event told. Whoever reads "succeeded" can rely on nothing of the job being
 left; the engine forgets the dead containers a moment later.
 
-Stages that run after the others do so in the same Lua process, have a time limit of their own, and do not change how
-the job ended, but for one that fails a job that had succeeded. Only a script that never waits cannot be ended without
-its process (``sandbox.process``): then they cannot run, and the log says so.
+Which stages may begin says ``runner.graph``. Those that run after the others do so in the same Lua process, have a time
+limit of their own, and do not change how the job ended, but for one that fails a job that had succeeded. Only a script
+that never waits cannot be ended without its process (``sandbox.process``): then they cannot run, and the log says so.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -30,9 +31,11 @@ from runner.containers import JobContainers
 from runner.engine.engine import Engine
 from runner.engine.stopping import Stop, limited
 from runner.event_stream import EventStream
+from runner.graph import Graph
 from runner.host_calls import JobHostCalls
 from runner.job_context import ArtifactStore, JobContext, WorkspaceStore
 from runner.losses import AttemptLost, Losses
+from runner.stages import StageFailed, Stages, skip
 from sandbox.parent import WarmParent
 from sandbox.process import JobFacts, Sandbox
 from schema.definition import CANCEL_GRACE_SECONDS, FINALLY_SECONDS, PipelineDefinition, StageDefinition
@@ -61,12 +64,6 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, str | int | float | bool]
     resume: Resume | None = None
     """What it begins with, where that is not the first stage."""
-
-
-class StageFailed(MoonyardError):
-    """A stage's script raised."""
-
-    code = "stage_failed"
 
 
 class StageTimeout(MoonyardError):
@@ -100,7 +97,12 @@ class Job:
         stream: EventStream,
         artifacts: ArtifactStore,
         workspaces: WorkspaceStore | None = None,
+        before_loss: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """Prepare.
+
+        :param before_loss: called before it is told that the attempt was lost, and so before it is run again.
+        """
         self._order = order
         self._engine = engine
         self._parent = parent
@@ -114,6 +116,7 @@ class Job:
         self._cancel_asked = False
         self._stages_ended = False
         self._losses = Losses()
+        self._before_loss = before_loss
 
     @property
     def id(self) -> str:
@@ -171,6 +174,8 @@ class Job:
             hint=lost.hint or "It is no fault of the job's: run it again.",
         )
         error.__cause__ = failure
+        if self._before_loss is not None:
+            await self._before_loss()
         await self._stream.log(None, "warn", "system", f"{error.message}; this is no failure of the job's own")
         return error.info
 
@@ -214,9 +219,9 @@ class Job:
         )
         calls = JobHostCalls(context)
         failure: MoonyardError | None = None
-        stages = await self._begin(definition, context)
+        graph = await self._begin(definition, context)
         try:
-            await self._run_in_order(definition, stages, sandbox, facts, calls, context)
+            await self._run_graph(graph, definition, sandbox, facts, calls, context)
         except MoonyardError as error:
             failure = error
         self._stages_ended = True
@@ -224,50 +229,59 @@ class Job:
             keeps = self._workspaces if definition.keep_workspace is not None and not self._cancel_asked else None
             if failure is not None and keeps is not None:
                 await kept_workspace.keep(keeps, context.workspace, self._owner.folder, self._stream)
-            late = await self._run_afterwards(definition, sandbox, self._with_outcome(facts, failure), calls, context)
+            facts = msgspec.structs.replace(self._with_outcome(facts, failure), stages=graph.states)
+            late = await self._run_afterwards(definition, sandbox, facts, calls, context)
             failure = failure or late
         if failure is not None:
             raise failure
 
-    async def _begin(self, definition: PipelineDefinition, context: JobContext) -> list[StageDefinition]:
-        """Give the stages that are to run; where others are skipped, begin with the workspace that was kept of them.
+    async def _begin(self, definition: PipelineDefinition, context: JobContext) -> Graph:
+        """Give the stages; where some of them are skipped, begin with the workspace that was kept of them.
 
         :raises MoonyardError: when that workspace cannot be had.
         """
+        graph = Graph(definition.stages, fail_fast=definition.fail_fast)
         resume = self._order.resume
         if resume is None:
-            return definition.stages
+            return graph
         first = next(index for index, stage in enumerate(definition.stages) if stage.name == resume.stage)
-        await self._skip(definition.stages[:first])
+        await skip(context, definition.stages[:first])
+        for stage in definition.stages[:first]:
+            graph.settle(stage.name, "succeeded")
         begins = f"it begins with stage `{resume.stage}`: the stages before it were done in an earlier attempt"
         if not resume.workspace or self._workspaces is None:
             await self._stream.log(None, "info", "system", f"{begins}; the workspace is empty")
-            return definition.stages[first:]
+            return graph
         count = await kept_workspace.fetch(self._workspaces, context.workspace, self._owner.folder)
         await self._stream.log(None, "info", "system", f"{begins}; its workspace is back ({count} files)")
-        return definition.stages[first:]
+        return graph
 
-    async def _run_in_order(
+    async def _run_graph(
         self,
+        graph: Graph,
         definition: PipelineDefinition,
-        stages: list[StageDefinition],
         sandbox: Sandbox,
         facts: JobFacts,
         calls: JobHostCalls,
         context: JobContext,
     ) -> None:
-        waiting = list(stages)
+        async def run_stage(stage: StageDefinition, facts: JobFacts, stop: Stop) -> None:
+            await self._run_stage(stage, sandbox, facts, calls, context, stop)
+
+        stages = Stages(
+            graph,
+            definition=definition,
+            sandbox=sandbox,
+            facts=facts,
+            context=context,
+            run_stage=run_stage,
+            grace=lambda: self._grace,
+        )
         seconds = definition.timeout or JOB_SECONDS_DEFAULT
-        try:
-            async with limited(self._stop, seconds):
-                while waiting:
-                    stage = waiting.pop(0)
-                    # What images are needed next is known: this stage's, and while it runs the one after it.
-                    for coming in (stage, *waiting[:1]):
-                        context.containers.prepare(coming)
-                    await self._run_stage(stage, sandbox, facts, calls, context)
-        finally:
-            await self._skip(waiting)
+        async with limited(self._stop, seconds):
+            await stages.run()
+        if stages.failure is not None:
+            raise stages.failure
         if self._stop.scope.cancelled_caught and not self._cancel_asked:
             raise JobTimeout(f"job of pipeline `{definition.name}` ran longer than its timeout of {seconds:g} s")
 
@@ -292,12 +306,12 @@ class Job:
                     stage = waiting.pop(0)
                     context.containers.prepare(stage)
                     try:
-                        await self._run_stage(stage, sandbox, facts, calls, context)
+                        await self._run_stage(stage, sandbox, facts, calls, context, context.stop)
                     except StageFailed as error:
                         failure = failure or error
                         await self._stream.log(stage.name, "error", "system", error.message)
         finally:
-            await self._skip(waiting)
+            await skip(context, waiting)
         if context.stop.scope.cancelled_caught:
             late = FinallyTimeout(
                 f"the stages that run after the others took longer than their timeout of {seconds:g} s",
@@ -312,12 +326,6 @@ class Job:
             )
         return failure
 
-    async def _skip(self, stages: list[StageDefinition]) -> None:
-        if stages:
-            with anyio.CancelScope(shield=True):
-                for stage in stages:
-                    await self._stream.stage(stage.name, "skipped")
-
     def _with_outcome(self, facts: JobFacts, failure: MoonyardError | None) -> JobFacts:
         """Tell those that run after the stages how these ended."""
         if self._cancel_asked:
@@ -327,11 +335,17 @@ class Job:
         return msgspec.structs.replace(facts, state="succeeded")
 
     async def _run_stage(
-        self, stage: StageDefinition, sandbox: Sandbox, facts: JobFacts, calls: JobHostCalls, context: JobContext
+        self,
+        stage: StageDefinition,
+        sandbox: Sandbox,
+        facts: JobFacts,
+        calls: JobHostCalls,
+        context: JobContext,
+        whole: Stop,
     ) -> None:
         for tries_left in range(stage.retries, -1, -1):
             try:
-                await self._try_stage(stage, sandbox, facts, calls, context)
+                await self._try_stage(stage, sandbox, facts, calls, context, whole)
             except StageFailed as failure:
                 # A script that could only be stopped with its whole process has nothing left to be tried again in; and
                 # a loss takes nothing from what the stage may try.
@@ -349,7 +363,13 @@ class Job:
                 return
 
     async def _try_stage(
-        self, stage: StageDefinition, sandbox: Sandbox, facts: JobFacts, calls: JobHostCalls, context: JobContext
+        self,
+        stage: StageDefinition,
+        sandbox: Sandbox,
+        facts: JobFacts,
+        calls: JobHostCalls,
+        context: JobContext,
+        whole: Stop,
     ) -> None:
         await self._stream.stage(stage.name, "running", container=stage.container)
         started = anyio.current_time()
@@ -357,10 +377,11 @@ class Job:
         def duration() -> float:
             return round(anyio.current_time() - started, 6)
 
-        stop = context.stops[stage.name] = Stop(context.stop)
+        stop = context.stops[stage.name] = Stop(whole)
         try:
             async with limited(stop, stage.timeout):
-                await sandbox.run_stage(stage.name, facts, calls)
+                await context.containers.start_services(stage, stage.services)
+                await sandbox.run_stage(stage.name, facts, calls, script=stage.name_in_file)
             if stop.scope.cancelled_caught:
                 where = f"{self._order.filename}:{stage.line}" if stage.line else self._order.filename
                 raise StageTimeout(

@@ -18,6 +18,7 @@ from runner.engine.settings import EngineSettings
 from runner.event_stream import EventStream
 from runner.job import Job, JobOrder
 from runner.job_context import SavedArtifact
+from runner.reaper import reaping
 from sandbox.parent import WarmParent
 from schema.definition import resolve_inputs
 from schema.errors import MoonyardError, single_error
@@ -108,8 +109,10 @@ async def run(
             definition = await sandbox.load(filename, source, plugins.shipped())
         resolved = resolve_inputs(definition, inputs)
         with owners.take(engine_settings.state_folder) as owner:
-            async with Engine.open(engine_settings, owner.name) as engine:
-                await owners.clear_leftovers(engine_settings.state_folder, owner, engine)
+            async with (
+                Engine.open(engine_settings, owner.name) as engine,
+                reaping(engine_settings.state_folder, owner, engine),
+            ):
                 job = Job(
                     JobOrder(id=job_id, number=None, attempt=1, filename=filename, source=source, inputs=resolved),
                     engine=engine,

@@ -14,13 +14,14 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncGenerator, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
 import anyio
 import anyio.to_thread
 
+from runner import default_acl
 from runner.engine.errors import StateFolderUnusable, keeping
 from schema.errors import MoonyardError
 
@@ -44,11 +45,29 @@ class Owner:
         self.name = name
         self.folder = folder
         self.workspaces = folder / "workspaces"
+        self.leaves_something = False
+        """It has containers that cannot be removed."""
+        self.in_use: set[str] = set()
+        """The names of the workspaces that are somebody's."""
+
+    def remove_forgotten_workspaces(self) -> None:
+        """Remove the workspaces that could not be removed at their jobs' ends.
+
+        :raises OSError: when one still cannot.
+        """
+        # One is in use before its folder is there, so what is found and not in use is nobody's any more.
+        for folder in sorted(self.workspaces.iterdir()):
+            if folder.name not in self.in_use:
+                remove_tree(folder)
+                log.info("removed workspace %s, which nobody held any more", folder)
 
 
 @contextmanager
 def take(state_folder: Path) -> Generator[Owner]:
-    """Become an owner; on leaving, remove the owner's folder with all workspaces in it."""
+    """Become an owner; on leaving, remove the owner's folder with all workspaces in it.
+
+    One who leaves something keeps the folder, unlocked as the dead leave theirs, so that the next start finds it.
+    """
     name = secrets.token_hex(8)
     folder = state_folder / "owners" / name
     try:
@@ -58,10 +77,11 @@ def take(state_folder: Path) -> Generator[Owner]:
             f"state folder {state_folder} cannot be used ({error.strerror}: {error.filename})",
             hint="Name a folder in which you may write, with the setting `state_folder`.",
         ) from error
+    owner = Owner(name, folder)
     try:
-        yield Owner(name, folder)
+        yield owner
     finally:
-        remove_tree(folder)
+        remove_tree(owner.workspaces if owner.leaves_something else folder)
         os.close(descriptor)
 
 
@@ -200,15 +220,21 @@ async def workspace(owner: Owner, job: str, attempt: int) -> AsyncGenerator[Path
     :raises StateFolderUnusable: when it cannot be made.
     """
     folder = owner.workspaces / f"{job}-{attempt}"
-    with keeping(f"workspace {folder}"):
-        folder.mkdir()
-        # Containers run as any user; the owner's folder above keeps everybody else on the machine out.
-        folder.chmod(0o777)
+    owner.in_use.add(folder.name)
     try:
-        yield folder
+        with keeping(f"workspace {folder}"):
+            folder.mkdir()
+            # Containers run as any user; the owner's folder above keeps everybody else on the machine out.
+            folder.chmod(0o777)
+            with suppress(OSError):  # `moonyard doctor` tells of it
+                default_acl.set_on(folder)
+        try:
+            yield folder
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(remove_tree, folder)
     finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(remove_tree, folder)
+        owner.in_use.discard(folder.name)
 
 
 def check_room(owner: Owner) -> None:

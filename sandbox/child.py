@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 import msgspec
 
 from sandbox import lua_state, wall
-from sandbox.frames import LENGTH_FORMAT, Ready
+from sandbox.frames import LENGTH_FORMAT, SCRIPT_FORMAT, Ready
 
 EXIT_OVER: Final = 0
 EXIT_DEFECT: Final = 70
@@ -31,16 +31,18 @@ class Host:
         self._watch = select.poll()
         self._watch.register(connection, select.POLLHUP | select.POLLERR)
 
-    def receive(self, room_bytes: int) -> bytes | None:
+    def receive(self, room_bytes: int) -> bytes:
         try:
             (length,) = struct.unpack(LENGTH_FORMAT, self._read(struct.calcsize(LENGTH_FORMAT)))
             if length <= room_bytes:
                 return self._read(length)
+            script = self._read(struct.calcsize(SCRIPT_FORMAT))
+            length -= len(script)
             while length:
                 length -= len(self._read(min(length, 65536)))
         except BaseException:  # noqa: BLE001  # nothing may reach Lua
             os._exit(EXIT_DEFECT)
-        return None
+        return script
 
     def _read(self, length: int) -> bytes:
         parts: list[bytes] = []

@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, get_args
 
-from sandbox import locations
+from sandbox import locations, matrix
 from sandbox.frames import Function, lua_type
+from sandbox.services import ServiceChecker
 from schema import times
 from schema.definition import (
     NAME_PATTERN,
@@ -25,7 +26,9 @@ from schema.definition import (
     PipelineDefinition,
     PipelineInvalid,
     Problem,
+    PullPolicy,
     StageDefinition,
+    When,
     input_value,
 )
 
@@ -46,8 +49,30 @@ PIPELINE_FIELDS: Final = (
     "keep_workspace",
     "tags",
     "concurrency",
+    "services",
+    "parallel",
+    "fail_fast",
 )
-STAGE_FIELDS: Final = ("name", "container", "script", "timeout", "needs", "retries")
+STAGE_FIELDS: Final = (
+    "name",
+    "container",
+    "pull",
+    "read_only",
+    "script",
+    "timeout",
+    "needs",
+    "retries",
+    "services",
+    "matrix",
+    "when",
+    "allow_failure",
+)
+STAGES_FIELDS: Final = ("needs", "matrix", "when", "allow_failure")
+"""What only stages in `stages` have."""
+CONTAINER_FIELDS: Final = ("pull", "read_only")
+"""What only stages with a container of their own have."""
+PULL_POLICIES: Final[tuple[PullPolicy, ...]] = get_args(PullPolicy)
+WHEN_WORDS: Final[tuple[When, ...]] = ("on_success", "on_failure", "always")
 STAGE_LISTS: Final = ("stages", "on_cancel", "finally")
 INPUT_FIELDS: Final = ("type", "default", "description", "choices")
 RETRIES_FIELDS: Final = ("times", "delay", "backoff")
@@ -57,6 +82,7 @@ RETRIES_MAXIMUM: Final = 100
 IMAGE_LENGTH_MAXIMUM: Final = 500
 CANCEL_GRACE_MAXIMUM: Final = 600.0
 CONCURRENCY_MAXIMUM: Final = 10_000
+PARALLEL_MAXIMUM: Final = 64
 GROUP_LENGTH_MAXIMUM: Final = 200
 _PLACEHOLDER: Final = re.compile(r"\$\{([^}]*)\}")
 
@@ -91,6 +117,11 @@ class _Checker:
         self._lines = locations.locate(source)
         self._known_plugins = sorted(known_plugins)
         self._plugins: list[str] = []
+        self._combinations: dict[str, list[matrix.Combination]] = {}
+        """By their stages' names."""
+        self._services = ServiceChecker(
+            problem=self.problem, unknown_fields=self._unknown_fields, image=self._image, duration=self._duration
+        )
 
     def problem(self, path: locations.Path, message: str, hint: str | None = None, line: int | None = None) -> None:
         line = line or locations.line_of(self._lines, path)
@@ -117,7 +148,7 @@ class _Checker:
             description=self._text(("description",), table.get("description")),
             plugins=self._plugins,
             inputs=inputs,
-            stages=self._in_order(stages),
+            stages=self._expanded(self._in_order(stages)),
             on_cancel=on_cancel,
             finally_=finally_,
             finally_timeout=self._duration(("finally_timeout",), table.get("finally_timeout")),
@@ -133,6 +164,11 @@ class _Checker:
             keep_workspace=self._duration(("keep_workspace",), table.get("keep_workspace")),
             tags=self._tags(table.get("tags")),
             concurrency=self._concurrency(table.get("concurrency"), inputs),
+            services=self._services.services(("services",), "the pipeline", table.get("services")),
+            parallel=None
+            if table.get("parallel") is None
+            else self._whole(("parallel",), "the pipeline", table["parallel"], 1, PARALLEL_MAXIMUM),
+            fail_fast=self._boolean(("fail_fast",), "the pipeline", table.get("fail_fast"), default=True),
         )
 
     def requirements(self, required: Mapping[str, int]) -> None:
@@ -218,6 +254,12 @@ class _Checker:
         self.problem(path, f"`{path[-1]}` of {of} must be a whole number from {least} to {most}, got {_shown(value)}")
         return max(least, 0)
 
+    def _boolean(self, path: locations.Path, of: str, value: object, *, default: bool) -> bool:
+        if value is not None and not isinstance(value, bool):
+            self.problem(path, f"`{path[-1]}` of {of} must be true or false, got {_shown(value)}")
+            return default
+        return default if value is None else value
+
     def _retries(self, path: locations.Path, of: str, value: object) -> tuple[int, float, Backoff]:
         if not isinstance(value, dict):
             return self._whole(path, of, 0 if value is None else value, 0, RETRIES_MAXIMUM), 0.0, "constant"
@@ -260,16 +302,12 @@ class _Checker:
             return Concurrency(limit=self._whole(path, "the pipeline", value, 1, CONCURRENCY_MAXIMUM))
         table: dict[str, Any] = value  # pyright: ignore[reportUnknownVariableType]  # keys are looked at here
         self._unknown_fields(path, table, CONCURRENCY_FIELDS, "`concurrency` table")
-        cancel_running = table.get("cancel_running", False)
-        if not isinstance(cancel_running, bool):
-            self.problem(
-                (*path, "cancel_running"), f"`cancel_running` must be true or false, got {_shown(cancel_running)}"
-            )
-            cancel_running = False
         return Concurrency(
             group=self._group((*path, "group"), table.get("group"), inputs),
             limit=self._whole((*path, "limit"), "`concurrency`", table.get("limit", 1), 1, CONCURRENCY_MAXIMUM),
-            cancel_running=cancel_running,
+            cancel_running=self._boolean(
+                (*path, "cancel_running"), "`concurrency`", table.get("cancel_running"), default=False
+            ),
         )
 
     def _group(self, path: locations.Path, value: object, inputs: Mapping[str, InputDefinition]) -> str | None:
@@ -412,13 +450,16 @@ class _Checker:
         self._unknown_fields(path, table, STAGE_FIELDS, "stage")
         name = self._name(path, table, "stage")
         label = f"stage `{name}`" if name else f"stage {index}"
-        if field != "stages" and table.get("needs") is not None:
-            self.problem(
-                (*path, "needs"),
-                f"{label} stands in `{field}`, where each stage runs whatever became of the others: it has no `needs`",
-                "They run in the order of the file.",
-            )
-            table = {**table, "needs": None}
+        if field != "stages":
+            for name_of_field in STAGES_FIELDS:
+                if table.get(name_of_field) is not None:
+                    self.problem(
+                        (*path, name_of_field),
+                        f"{label} stands in `{field}`, where each stage runs whatever became of the others: it has no "
+                        f"`{name_of_field}`",
+                        "They run in the order of the file.",
+                    )
+            table = {key: item for key, item in table.items() if key not in STAGES_FIELDS}
         script = table.get("script")
         if script is None:
             self.problem(
@@ -428,14 +469,37 @@ class _Checker:
             self.problem((*path, "script"), f"`script` of {label} must be a function, got {lua_type(script)}")
         retries, retry_delay, retry_backoff = self._retries((*path, "retries"), label, table.get("retries"))
         line = locations.line_of(self._lines, path) if path in self._lines else None
+        container = self._image((*path, "container"), label, table.get("container"))
+        combinations = matrix.combinations((*path, "matrix"), label, table.get("matrix"), self._lines, self.problem)
+        if combinations is not None:
+            self._combinations[name] = combinations
+            if len(longest := max((matrix.name(name, one) for one in combinations), key=len, default="")) > (
+                matrix.NAME_LENGTH_MAXIMUM
+            ):
+                self.problem(
+                    (*path, "matrix"),
+                    f"`matrix` of {label} makes a stage's name of {len(longest)} characters, and at most "
+                    f"{matrix.NAME_LENGTH_MAXIMUM} are taken",
+                )
+        for placeholder in matrix.unknown_placeholders(container or "", combinations[0] if combinations else ()):
+            self.problem(
+                (*path, "container"),
+                f"`container` of {label} holds `{placeholder}`, and its `matrix` has no values of that name",
+            )
+        self._container_fields(path, label, table)
         return StageDefinition(
             name=name,
-            container=self._image((*path, "container"), label, table.get("container")),
+            container=container,
+            pull=self._pull((*path, "pull"), label, table.get("pull")),
+            read_only=self._boolean((*path, "read_only"), label, table.get("read_only"), default=False),
             timeout=self._duration((*path, "timeout"), table.get("timeout")),
             needs=self._needs((*path, "needs"), label, table.get("needs")),
+            when=self._when((*path, "when"), label, table.get("when")),
+            allow_failure=self._boolean((*path, "allow_failure"), label, table.get("allow_failure"), default=False),
             retries=retries,
             retry_delay=retry_delay,
             retry_backoff=retry_backoff,
+            services=self._services.services((*path, "services"), label, table.get("services")),
             line=line or (script.line if isinstance(script, Function) else None),
         )
 
@@ -443,23 +507,50 @@ class _Checker:
         if value is None:
             return None
         if not isinstance(value, str):
-            self.problem(path, f"`container` of {label} must be an image's name, got {lua_type(value)}")
+            self.problem(path, f"`{path[-1]}` of {label} must be an image's name, got {lua_type(value)}")
         elif not value or len(value) > IMAGE_LENGTH_MAXIMUM or any(c.isspace() or not c.isprintable() for c in value):
-            self.problem(path, f"`container` of {label} is no image's name: {_shown(value)}")
+            self.problem(path, f"`{path[-1]}` of {label} is no image's name: {_shown(value)}")
         else:
             return value
         return None
 
-    def _needs(self, path: locations.Path, label: str, value: object) -> list[str]:
-        entries = [] if value is None else _list(value)
-        if entries is None or not all(isinstance(entry, str) for entry in entries):
+    def _container_fields(self, path: locations.Path, label: str, table: Mapping[str, object]) -> None:
+        for field in CONTAINER_FIELDS:
+            if table.get(field) is not None and table.get("container") is None:
+                self.problem(
+                    (*path, field),
+                    f"`{field}` of {label} is about the stage's own container, and it has none",
+                    'Name an image: `container = "docker.io/library/alpine:3"`.',
+                )
+
+    def _pull(self, path: locations.Path, label: str, value: object) -> PullPolicy | None:
+        if value is None or value in PULL_POLICIES:
+            return value
+        words = ", ".join(f'"{word}"' for word in PULL_POLICIES)
+        self.problem(path, f"`pull` of {label} must be one of {words}, got {_shown(value)}")
+        return None
+
+    def _needs(self, path: locations.Path, label: str, value: object) -> list[str] | None:
+        entries = None if value is None else _list(value)
+        if value is not None and (entries is None or not all(isinstance(entry, str) for entry in entries)):
             self.problem(
                 path,
                 f"`needs` of {label} must be a list of stages' names, got {lua_type(value)}",
-                'Write `needs = { "build" }`.',
+                'Write `needs = { "build" }`, or `needs = {}` for a stage that waits for no other.',
             )
-            return []
-        return [entry for entry in entries if isinstance(entry, str)]
+            return None
+        return None if entries is None else [entry for entry in entries if isinstance(entry, str)]
+
+    def _when(self, path: locations.Path, label: str, value: object) -> When:
+        if isinstance(value, Function):
+            return "function"
+        for word in WHEN_WORDS:
+            if value == word:
+                return word
+        if value is not None:
+            words = ", ".join(f'"{word}"' for word in WHEN_WORDS)
+            self.problem(path, f"`when` of {label} must be one of {words}, or a function, got {_shown(value)}")
+        return "on_success"
 
     def _check_names(self, stages: list[StageDefinition]) -> None:
         by_name: dict[str, StageDefinition] = {}
@@ -476,14 +567,20 @@ class _Checker:
     def _in_order(self, stages: list[StageDefinition]) -> list[StageDefinition]:
         """Order stages so that each comes after those it needs, and as in the file where that leaves a choice."""
         by_name = {stage.name: stage for stage in reversed(stages)}
+        owners = {name: name for name in by_name}
+        owners |= {
+            matrix.name(stage, combination): stage
+            for stage, combinations in self._combinations.items()
+            for combination in combinations
+        }
         graph: dict[str, list[str]] = {}
         for stage in stages:
             graph[stage.name] = []
-            for need in stage.needs:
-                if need in by_name:
-                    graph[stage.name].append(need)
+            for need in stage.needs or []:
+                if need in owners:
+                    graph[stage.name].append(owners[need])
                     continue
-                near = difflib.get_close_matches(need, by_name, n=1)
+                near = difflib.get_close_matches(need, owners, n=1)
                 self.problem(
                     (),
                     f"stage `{stage.name}` needs `{need}`, and there is no such stage"
@@ -508,6 +605,19 @@ class _Checker:
             ordered.append(by_name[name])
             sorter.done(name)
         return ordered
+
+    def _expanded(self, stages: list[StageDefinition]) -> list[StageDefinition]:
+        expanded: list[StageDefinition] = []
+        for stage in stages:
+            combinations = self._combinations.get(stage.name)
+            expanded += [stage] if combinations is None else [matrix.expand(stage, one) for one in combinations]
+        if len(expanded) > STAGES_MAXIMUM:
+            self.problem(
+                ("stages",),
+                f"a pipeline has at most {STAGES_MAXIMUM} stages, each combination of a `matrix` counted, got "
+                f"{len(expanded)}",
+            )
+        return expanded
 
 
 def _list(value: object) -> list[object] | None:

@@ -1,7 +1,8 @@
 """The frames between the runner and a Lua process, and between the runner and the warm parent.
 
-A frame is MessagePack with four bytes of length (big-endian) before it. What comes from a Lua process is hostile until
-it has been decoded into one of these structs.
+A frame is MessagePack with four bytes of length (big-endian) before it; to a Lua process, the number of the script
+that it is for comes in between. What comes from a Lua process is hostile until it has been decoded into one of these
+structs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ Value = None | bool | int | float | str | bytes | list["Value"] | dict[str, "Val
 """A plain value as it crosses between Lua and the runner. A Lua string that is no UTF-8 is bytes."""
 
 LENGTH_FORMAT: Final = ">I"
+SCRIPT_FORMAT: Final = ">I"
+"""Counted in the length. It stands outside of the message lest a frame that is too large be nobody's."""
 FRAME_BYTES_MAXIMUM: Final = 32 * 1024 * 1024
 FUNCTION_EXTENSION: Final = 1
 
@@ -65,7 +68,10 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="fai
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="done"):
-    """A stage's script returned."""
+    """A stage's script, or its condition, returned."""
+
+    holds: bool = True
+    """What a condition gave."""
 
 
 class Abandoned(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="abandoned"):

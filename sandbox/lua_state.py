@@ -20,8 +20,8 @@ _BOOT: Final = "boot"
 class Host(Protocol):
     """What the Lua side asks of the process it runs in. None of it may raise."""
 
-    def receive(self, room_bytes: int) -> bytes | None:
-        """Wait for the next frame; None for one larger than ``room_bytes``, which is dropped."""
+    def receive(self, room_bytes: int) -> bytes:
+        """Wait for the next frame: its script's number, and the message if that is not larger than ``room_bytes``."""
         ...
 
     def send(self, frame: bytes) -> None: ...
@@ -60,12 +60,11 @@ class Prepared:
             assert host is not None, "the Lua side asks for nothing before it serves"
             return host
 
-        def receive() -> bytes | bool:
+        def receive() -> bytes:
             # Lua keeps the frame and, while it decodes, the values made from it. A frame that does not fit would end
             # the process with a panic instead of an error.
             room = (memory_bytes - int(runtime.get_memory_used() or 0)) // 3
-            frame = attached().receive(room)
-            return False if frame is None else frame
+            return attached().receive(room)
 
         def send(frame: bytes) -> None:
             attached().send(frame)

@@ -17,7 +17,7 @@ import msgspec
 
 from sandbox.frames import Fork, Kill, encoder, from_parent
 from sandbox.process import EXIT_UNKNOWN, LuaProcess, Sandbox, SandboxLost
-from sandbox.wall import Limits
+from sandbox.wall import Layers, Limits
 from schema.errors import single_error
 
 log: Final = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ class WarmParent:
         self._starting = anyio.Lock()
         self._connection: _Connection | None = None
         self._told_missing = False
+        self.layers: Layers | None = None
+        """Which walls stand around the Lua processes, once there was one."""
 
     @staticmethod
     @asynccontextmanager
@@ -60,6 +62,7 @@ class WarmParent:
         try:
             with anyio.move_on_after(START_SECONDS) as scope:
                 ready = await process.wait_until_ready()
+                self.layers = Layers(raised=ready.raised, missing=ready.missing)
                 self._tell_missing(ready.missing)
             if scope.cancelled_caught:
                 raise SandboxLost(f"a Lua process did not start within {START_SECONDS:.0f} s")

@@ -1,16 +1,28 @@
 """The runner's side of one Lua process: load a pipeline into it, run stages, answer its host calls.
 
 The process is hostile by assumption. Each of its frames has a size limit and is decoded into a struct; the first that
-is out of place ends it. While a stage runs, the Lua side sends a call and waits for the one answer, so at any moment
-either Lua runs or the runner works, and a cancel knows which: a script that waits is abandoned and its process lives
-on; one that computes has a moment to come to its next call, or its end, and then can only be killed.
+is out of place ends it.
+
+Any number of scripts may be under way in it, and take turns: a script has the **turn** from a frame that begins with
+it, or answers its call, until it makes its next call or ends. While the runner works on its call, others have theirs.
+So a frame of Lua's always speaks of whoever has the turn, and a cancel knows which of two it meets:
+
+    waits for an answer ── abandoned, when the turn is free ─────────────────────────────> the process lives on
+    has the turn, computes ── comes to its next call or end within a moment ── abandoned ──> the process lives on
+                           └─ does not ──> the process is killed, with all its scripts
+
+A script that computes for long keeps the others waiting, for there is one processor in a Lua state; it starves none for
+ever, for it meets the limit of processor time.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import signal
 import struct
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final, Protocol
@@ -24,6 +36,7 @@ from sandbox import definitions
 from sandbox.frames import (
     FRAME_BYTES_MAXIMUM,
     LENGTH_FORMAT,
+    SCRIPT_FORMAT,
     Abandoned,
     Done,
     Failed,
@@ -36,9 +49,9 @@ from sandbox.frames import (
     decoder,
     encoder,
 )
-from schema.definition import PipelineDefinition, PipelineInvalid, Problem
+from schema.definition import MatrixValue, PipelineDefinition, PipelineInvalid, Problem
 from schema.errors import ErrorInfo, MoonyardError
-from schema.states import JobState, Level
+from schema.states import JobState, Level, StageState
 
 __all__ = ["HostCalls", "JobFacts", "Sandbox", "SandboxFailed", "SandboxLost", "Value"]
 
@@ -67,6 +80,10 @@ class SandboxLost(SandboxFailed):
     code = "sandbox_lost"
 
 
+class SandboxStopped(SandboxFailed):
+    """The Lua process was ended for one of its scripts that could not be stopped otherwise."""
+
+
 class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What a stage's script gets as its argument."""
 
@@ -75,6 +92,10 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     pipeline: str
     inputs: dict[str, str | int | float | bool]
+    matrix: dict[str, MatrixValue] | None = None
+    """Which of its stage's combinations the script is run for."""
+    stages: dict[str, StageState] | None = None
+    """How the stages ended that did so far: for conditions, and for the stages that run afterwards."""
     state: JobState | None = None
     """How the job's stages ended: for those that run afterwards."""
     error: ErrorInfo | None = None
@@ -104,8 +125,9 @@ class LuaProcess:
         """Of the frame whose rest is still to come: a wait for it may be cancelled, and taken up again."""
         self._ended = anyio.Event()
         self._exit_code: int | None = None
-        self._answering = anyio.CancelScope()
-        """What is done on its behalf while it waits."""
+        self._broke_protocol = False
+        self._answering: set[anyio.CancelScope] = set()
+        """What is done on behalf of scripts that wait."""
 
     async def wait_until_ready(self) -> Ready:
         frame = await self.receive()
@@ -113,8 +135,8 @@ class LuaProcess:
             raise await self.breach(frame)
         return frame
 
-    async def send(self, message: Mapping[str, object]) -> None:
-        data = encoder.encode(message)
+    async def send(self, script: int, message: Mapping[str, object]) -> None:
+        data = struct.pack(SCRIPT_FORMAT, script) + encoder.encode(message)
         try:
             # Half a frame would be the end of it. The process waits for this one: it is taken at once.
             with anyio.CancelScope(shield=True), anyio.fail_after(SEND_SECONDS):
@@ -154,27 +176,30 @@ class LuaProcess:
     async def breach(self, what: object) -> SandboxFailed:
         """End a process that does not keep to the protocol, and give the error to raise."""
         log.error("a Lua process broke the protocol and was ended: %s", str(what)[:500])
+        self._broke_protocol = True
         await self.end()
-        return SandboxFailed("the Lua process broke its protocol and was ended", code="sandbox_breach")
+        return await self._death()
 
     def note_exit(self, code: int) -> None:
         self._exit_code = code
         self._ended.set()
         if code != EXIT_UNKNOWN:  # a process whose parent died may live on, and come to its end
-            self._answering.cancel()
+            for scope in self._answering:
+                scope.cancel()
 
-    async def answer(self, answering: Callable[[], Awaitable[Mapping[str, object]]]) -> None:
-        """Send what ``answering`` gives; it is cancelled when the process ends, for nobody waits for it any more.
+    async def answer(self, answering: Callable[[], Awaitable[Mapping[str, object]]]) -> Mapping[str, object]:
+        """Give what ``answering`` gives; it is cancelled when the process ends, for nobody waits for it any more.
 
         :raises SandboxFailed: when the process ended.
         """
-        answer: Mapping[str, object] | None = None
-        with anyio.CancelScope() as self._answering:
-            if self._exit_code in {None, EXIT_UNKNOWN}:
-                answer = await answering()
-        if answer is None:
-            raise await self._death()
-        await self.send(answer)
+        with anyio.CancelScope() as scope:
+            self._answering.add(scope)
+            try:
+                if self._exit_code in {None, EXIT_UNKNOWN}:
+                    return await answering()
+            finally:
+                self._answering.discard(scope)
+        raise await self._death()
 
     async def end(self) -> None:
         """Kill the process, if it lives, and wait until it is gone."""
@@ -190,6 +215,8 @@ class LuaProcess:
     async def _death(self) -> SandboxFailed:
         with anyio.move_on_after(EXIT_SECONDS):
             await self._ended.wait()
+        if self._broke_protocol:  # so it was killed by nobody else
+            return SandboxFailed("the Lua process broke its protocol and was ended", code="sandbox_breach")
         match self._exit_code:
             case None | 256:
                 return SandboxLost("the Lua process was lost: its parent process ended")
@@ -217,11 +244,15 @@ class LuaProcess:
 
 
 class Sandbox:
-    """A pipeline in its Lua process: ``load`` once, then ``run_stage`` as often as there are stages."""
+    """A pipeline in its Lua process: ``load`` once, then ``run_stage`` as often as there are stages, also at once."""
 
     def __init__(self, process: LuaProcess) -> None:
         self._process = process
-        self._ended: str | None = None
+        self._ended: SandboxFailed | None = None
+        self._turn = anyio.Lock(fast_acquire=True)  # what follows waits anyway
+        self._numbers = itertools.count(1)
+        self._left: deque[tuple[int, str]] = deque()
+        """Scripts that are to be abandoned, by number and stage, by whoever has the turn next."""
 
     @property
     def is_alive(self) -> bool:
@@ -231,7 +262,7 @@ class Sandbox:
     @property
     def end(self) -> str | None:
         """Why no stage can be run in it any more."""
-        return self._ended
+        return None if self._ended is None else self._ended.message
 
     async def load(self, filename: str, source: str, plugins: Mapping[str, Plugin]) -> PipelineDefinition:
         """Load a pipeline file and check it whole.
@@ -240,12 +271,13 @@ class Sandbox:
         :raises SandboxFailed: when the process could not be used.
         """
         await self._process.send(
+            0,
             {
                 "op": "load",
                 "filename": filename,
                 "source": source,
                 "plugins": {name: plugin.source for name, plugin in plugins.items()},
-            }
+            },
         )
         try:
             with anyio.fail_after(LOAD_SECONDS):
@@ -274,62 +306,108 @@ class Sandbox:
             case _:
                 raise await self._process.breach(reply)
 
-    async def run_stage(self, stage: str, facts: JobFacts, calls: HostCalls) -> None:
+    async def run_stage(self, stage: str, facts: JobFacts, calls: HostCalls, *, script: str | None = None) -> None:
         """Run a stage's script to its end. Cancelling this ends the script.
 
+        :param script: the name in the file of the stage whose script it is, where that is another.
         :raises MoonyardError: what the script raised, with the place in the pipeline's file and the call chain.
         :raises SandboxFailed: when the process ended, or was stopped before.
         """
-        if self._ended is not None:
-            raise SandboxFailed(self._ended)
-        await self._process.send({"op": "run", "stage": stage, "job": msgspec.to_builtins(facts)})
-        waits_for_answer = False
+        await self._run("run", stage, script or stage, facts, calls)
+
+    async def ask_condition(self, stage: str, facts: JobFacts, calls: HostCalls, *, script: str | None = None) -> bool:
+        """Run the function that a stage has for its ``when``, as ``run_stage`` does the script; give what it gave."""
+        return await self._run("ask", stage, script or stage, facts, calls)
+
+    async def _run(self, op: str, stage: str, script: str, facts: JobFacts, calls: HostCalls) -> bool:
+        number = next(self._numbers)
+        frame: Mapping[str, object] = {"op": op, "stage": script, "job": msgspec.to_builtins(facts)}
         try:
             while True:
-                reply = await self._process.receive()
+                reply = await self._take_turn(number, stage, frame, calls)
                 match reply:
-                    case LogCall(level=level, text=text):
-                        await calls.log(stage, level, _log_text(text))
                     case HostCall():
-                        waits_for_answer = True
-                        await self._process.answer(partial(self._answer, stage, reply, calls))
-                        waits_for_answer = False
-                    case Done():
-                        return
+                        frame = await self._process.answer(partial(self._answer, stage, reply, calls))
+                    case Done(holds=holds):
+                        return holds
                     case Failed(error=error):
                         raise MoonyardError.from_info(error)
                     case _:
                         raise await self._process.breach(reply)
         except SandboxFailed as error:
-            self._ended = error.message
-            raise
+            raise self._note_end(error) from error.__cause__
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await self._abandon(stage, waits_for_answer=waits_for_answer)
+                await self._abandon(number, stage)
             raise
 
     async def _answer(self, stage: str, call: HostCall, calls: HostCalls) -> dict[str, object]:
         try:
-            return {"value": await calls.call(stage, call.name, call.arguments, plugin=call.plugin)}
+            return {"op": "answer", "value": await calls.call(stage, call.name, call.arguments, plugin=call.plugin)}
         except MoonyardError as error:
-            return {"error": error.info}
+            return {"op": "answer", "error": error.info}
 
-    async def _abandon(self, stage: str, *, waits_for_answer: bool) -> None:
+    async def _take_turn(self, number: int, stage: str, frame: Mapping[str, object], calls: HostCalls) -> FromLua:
+        """Hand a frame to a script, and wait until it makes a call or ends."""
+        async with self._turn:
+            await self._abandon_left()
+            if self._ended is not None:
+                raise self._note_end(self._ended)
+            await self._process.send(number, frame)
+            try:
+                while isinstance(reply := await self._process.receive(), LogCall):
+                    await calls.log(stage, reply.level, _log_text(reply.text))
+            except anyio.get_cancelled_exc_class():
+                with anyio.CancelScope(shield=True):
+                    await self._end_turn(stage)
+                raise
+            return reply
+
+    async def _end_turn(self, stage: str) -> None:
+        """Wait a moment for a script that computes to give up its turn; else the process ends."""
         with anyio.move_on_after(ABANDON_SECONDS):
             try:
-                if not waits_for_answer:
-                    reply = await self._next_but_log()
-                    if isinstance(reply, Done | Failed):
-                        return
-                await self._process.send({"op": "abandon"})
-                reply = await self._next_but_log()
+                await self._next_but_log()
             except SandboxFailed as error:
-                self._ended = error.message
-                return
-            if isinstance(reply, Abandoned):
-                return
-        self._ended = f"the Lua process was stopped in stage `{stage}`, and its variables are gone"
+                self._note_end(error)
+            return
+        await self._stop_process(stage)
+
+    async def _abandon(self, number: int, stage: str) -> None:
+        """End a script that has no turn, now or, where another one computes, when that has given up its turn."""
+        self._left.append((number, stage))
+        with anyio.move_on_after(ABANDON_SECONDS) as wait:
+            async with self._turn:
+                wait.deadline = math.inf
+                try:
+                    await self._abandon_left()
+                except SandboxFailed as error:
+                    self._note_end(error)
+
+    async def _abandon_left(self) -> None:
+        while self._left and self._ended is None:
+            number, stage = self._left[0]
+            # Whoever does this may itself be cancelled: what is under way comes to its end first.
+            with anyio.CancelScope(shield=True):
+                with anyio.move_on_after(ABANDON_SECONDS):
+                    await self._process.send(number, {"op": "abandon"})
+                    reply = await self._next_but_log()
+                    if not isinstance(reply, Abandoned):
+                        raise await self._process.breach(reply)
+                    self._left.popleft()
+                    continue
+                await self._stop_process(stage)  # what it does on its way out takes too long
+
+    async def _stop_process(self, stage: str) -> None:
+        self._note_end(SandboxStopped(f"the Lua process was stopped in stage `{stage}`, and its variables are gone"))
         await self._process.end()
+
+    def _note_end(self, error: SandboxFailed) -> SandboxFailed:
+        """Remember why the process ended, and give the error to raise: the first to meet an end knows its reason."""
+        if self._ended is None:
+            self._ended = error
+        ended = self._ended
+        return type(ended)(ended.message, code=ended.code, hint=ended.hint)
 
     async def _next_but_log(self) -> FromLua:
         while isinstance(reply := await self._process.receive(), LogCall):

@@ -16,6 +16,10 @@ from schema.errors import MoonyardError
 
 InputType = Literal["string", "number", "integer", "boolean"]
 InputValue = str | int | float | bool
+PullPolicy = Literal["missing", "always", "never"]
+MatrixValue = str | int | float | bool
+When = Literal["on_success", "on_failure", "always", "function"]
+"""When a stage runs: ``function`` stands for one of the file's own, which is asked."""
 
 NAME_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
 """Names of pipelines and stages: they stand in paths, URLs and container labels as they are."""
@@ -23,9 +27,16 @@ TAG_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,49}")
 TAGS_MAXIMUM: Final = 20
 PRIORITY_MAXIMUM: Final = 100
 """Priorities go from minus this to this."""
+SERVICE_NAME_PATTERN: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+"""Services' names are host names (RFC 1123)."""
+SERVICES_MAXIMUM: Final = 20
+READY_SECONDS: Final = 60.0
+"""What a service has to be ready, its image's pull not counted, where the pipeline does not say."""
 Backoff = Literal["constant", "exponential"]
 CANCEL_GRACE_SECONDS: Final = 10.0
 """What commands of a cancelled job have between SIGTERM and SIGKILL, where the pipeline does not say."""
+PARALLEL_STAGES: Final = 8
+"""How many stages of a job run at once, where the pipeline does not say."""
 FINALLY_SECONDS: Final = 300.0
 """What the stages that run after the others have in all, where the pipeline does not say."""
 _INTEGER_MINIMUM: Final = -(2**63)
@@ -45,17 +56,55 @@ class InputDefinition(msgspec.Struct, frozen=True, kw_only=True):
         return self.default is None
 
 
+class Readiness(msgspec.Struct, frozen=True, kw_only=True):
+    """How a service tells that it can be used: by a port or by a command, never by both."""
+
+    port: int | None = None
+    """It listens there, and not only for itself."""
+    command: list[str] | None = None
+    """It ends with exit code 0, run in the service's container."""
+    timeout: float = READY_SECONDS
+
+
+class ServiceDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """A container that runs beside those of a job or stage: a database, a queue, a server to test against."""
+
+    image: str
+    command: list[str] | None = None
+    """In the place of the image's own; its entrypoint stays."""
+    env: dict[str, str] = {}
+    ready: Readiness | None = None
+    """By default a service is ready once it has started."""
+
+
 class StageDefinition(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     container: str | None = None
+    pull: PullPolicy | None = None
+    """When the container's image is fetched; by default as the runner's owner says."""
+    read_only: bool = False
+    """Nothing of the container's image can be written to."""
     timeout: float | None = None
     """Seconds."""
-    needs: list[str] = []
+    needs: list[str] | None = None
+    """The stages it waits for; None for all before it."""
+    of: str | None = None
+    """The stage in the file that it is one combination of, by its name."""
+    matrix: dict[str, MatrixValue] | None = None
+    """The combination's values."""
+    when: When = "on_success"
+    allow_failure: bool = False
     retries: int = 0
     retry_delay: float = 0.0
     """Seconds to wait before a retry, doubled from one to the next where the backoff is exponential."""
     retry_backoff: Backoff = "constant"
+    services: dict[str, ServiceDefinition] = {}
+    """By name; they live for as long as a try of the stage."""
     line: int | None = None
+
+    @property
+    def name_in_file(self) -> str:
+        return self.of or self.name
 
 
 class Concurrency(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,9 +144,15 @@ class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True):
     retry_backoff: Backoff = "constant"
     keep_workspace: float | None = None
     """Seconds for which a failed attempt's workspace is kept, for a retry from a later stage; None for not at all."""
+    parallel: int | None = None
+    """How many stages run at once; by default PARALLEL_STAGES."""
+    fail_fast: bool = True
+    """The first stage that fails ends those that run, and others do not begin."""
     tags: list[str] = []
     """What a runner has to have; by default any runner may have the job."""
     concurrency: Concurrency | None = None
+    services: dict[str, ServiceDefinition] = {}
+    """By name; they live for as long as the job."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

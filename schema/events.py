@@ -41,8 +41,16 @@ class CommandEvent(Event, frozen=True, kw_only=True, tag="command"):
     stage: str
     argv: list[str]
     container: str
+    digest: str | None = None
+    """That of the container's image in the registry that it came from."""
     code: int | None
     duration: float
+    cpu_seconds: float | None = None
+    """Processor time; None where other commands ran in the container meanwhile, or the machine does not tell."""
+    memory_peak_bytes: int | None = None
+    """The most memory that the container had while the command ran, files in the cache included; None as above."""
+    output_bytes: int = 0
+    """Of stdout and stderr, whether they are in the log or not."""
     error: ErrorInfo | None = None
 
 
@@ -51,6 +59,9 @@ class LogEvent(Event, frozen=True, kw_only=True, tag="log"):
     level: Level
     source: Source
     text: str
+    """A line; of a flood, many, with newlines between them."""
+    service: str | msgspec.UnsetType = msgspec.UNSET
+    """Whose output it is, where the source is "service"; other lines do not have it."""
 
 
 class JobEvent(Event, frozen=True, kw_only=True, tag="job"):

@@ -8,7 +8,7 @@ JobState = Literal["queued", "running", "succeeded", "failed", "cancelled", "los
 StageState = Literal["running", "succeeded", "failed", "cancelled", "skipped"]
 Level = Literal["debug", "info", "warn", "error"]
 LogLevel = Literal["debug", "info", "warn", "error", "off"]
-Source = Literal["stdout", "stderr", "lua", "system"]
+Source = Literal["stdout", "stderr", "lua", "system", "service"]
 
 FINAL_JOB_STATES: Final[frozenset[JobState]] = frozenset({"succeeded", "failed", "cancelled", "lost"})
 LEVELS: Final[tuple[Level, ...]] = ("debug", "info", "warn", "error")

@@ -16,7 +16,7 @@ import plugins
 from cli import settings
 from cli.main import moonyard
 from runner.modules import artifact, container, process
-from sandbox import definitions
+from sandbox import definitions, services
 from sandbox.parent import WarmParent
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -121,6 +121,7 @@ def test_every_view_and_function_for_psql_is_documented():
         ("## The pipeline's fields", definitions.PIPELINE_FIELDS),
         ("### Inputs", definitions.INPUT_FIELDS),
         ("### Stages", definitions.STAGE_FIELDS),
+        ("## Services", (*services.SERVICE_FIELDS, *services.READY_FIELDS)),
     ],
 )
 def test_every_field_and_argument_is_documented(heading: str, names: tuple[str, ...]):

@@ -68,11 +68,14 @@ staged AS (
 ),
 commanded AS (
     INSERT INTO moonyard.commands
-        (job_id, attempt, seq, stage, argv, container, digest, code, duration_seconds, finished_at, error)
+        (job_id, attempt, seq, stage, argv, container, digest, code, cpu_seconds, memory_peak_bytes, output_bytes,
+        duration_seconds, finished_at, error)
     SELECT held.job_id, held.attempt, ran.seq, ran.stage, ran.argv, ran.container, ran.digest, ran.code,
+        ran.cpu_seconds, ran.memory_peak_bytes, ran.output_bytes,
         ran.duration, ran.at, ran.error
     FROM jsonb_to_recordset($12::jsonb) AS ran (
         job_id uuid, seq bigint, stage text, argv text[], container text, digest text, code integer,
+        cpu_seconds double precision, memory_peak_bytes bigint, output_bytes bigint,
         duration double precision, at timestamptz, error jsonb
     )
     JOIN held ON held.job_id = ran.job_id

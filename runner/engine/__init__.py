@@ -1,18 +1,24 @@
 """The container engine: Podman, through the socket that speaks Docker's API.
 
-settings    what a machine's owner may set
-errors      what goes wrong, mapped in one place from what the engine and aiodocker say
-connection  the client of the engine, and who sees that there is one at the other end
-sockets     where an engine listens
-service     a private `podman system service`, for machines where none does
-probe       what such a machine's Podman needs to be told to run a container
-names       image names: what a short one means, and what stands in for it
-images      pulls, one at a time for each image
-helper      the first process of a container
-container   one container, and what it is made of
-exec        one command in a container
-processes   the processes of a container, as the host sees them
-freezer     holds them still while they are looked at
-memory      whether the kernel killed something of a container for want of memory
-engine      all of these together
+settings       what a machine's owner may set
+errors         what goes wrong, mapped in one place from what the engine and aiodocker say
+connection     the client of the engine, and who sees that there is one at the other end
+sockets        where an engine listens
+service        a private `podman system service`, for machines where none does
+probe          what such a machine's Podman needs to be told to run a container
+facts          what an engine says of itself
+names          image names: what a short one means, and what stands in for it
+image_rules    which images the owner allows
+images         pulls, one at a time for each image
+pull_failures  why one failed, and whether it is worth trying again
+credentials    of image registries
+image_budget   removes pulled images that were not used longest
+limits         what a container gets of a machine when nobody says how much
+helper         the first process of a container
+container      one container, and what it is made of
+exec           one command in a container
+processes      the processes of a container, as the host sees them
+freezer        holds them still while they are looked at
+memory         whether the kernel killed something of a container for want of memory
+engine         all of these together
 """

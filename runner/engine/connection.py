@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
+import msgspec
 from aiodocker import Docker
 from aiodocker.containers import DockerContainer
 
@@ -14,6 +15,13 @@ from runner.engine.service import PrivateService
 API_VERSION: Final = "v1.41"
 """Podman 4 and 5 and Docker since 20.10 speak it; naming it saves asking."""
 ANSWER_SECONDS: Final = 60.0
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A container in the engine's lists."""
+
+    id: str
+    names: set[str]
 
 
 class Connection:
@@ -72,11 +80,15 @@ async def start(container: DockerContainer) -> None:
     await container.start()  # pyright: ignore[reportUnknownMemberType]
 
 
-async def labelled(docker: Docker, label: str) -> list[str]:
-    """List the ids of the containers that have a label, whatever their state."""
+async def labelled(docker: Docker, label: str) -> list[Found]:
+    """List the containers that have a label, whatever their state."""
     filters = {"label": [label]}
     found = await docker.containers.list(all=True, filters=filters)  # pyright: ignore[reportUnknownMemberType]
-    return [container.id for container in found]
+    listed: list[Found] = []
+    for container in found:
+        names: list[str] = container["Names"] or []
+        listed.append(Found(id=container.id, names={name.removeprefix("/") for name in names}))
+    return listed
 
 
 def known(docker: Docker, container: str) -> DockerContainer:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import posixpath
+from collections.abc import Generator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -13,24 +15,28 @@ import anyio.to_thread
 import msgspec
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
+from aiodocker.stream import Stream
 
-from runner.engine import mounts, processes
+from runner.engine import memory, mounts, processes
 from runner.engine.command_server import is_missing_shell
-from runner.engine.connection import Connection, known
+from runner.engine.connection import Connection, describe, known
 from runner.engine.errors import (
     CommandStartFailed,
     ContainerStartFailed,
     EngineError,
     EngineLost,
+    ImagePlatformMismatch,
     NetworkUnavailable,
     first_line,
 )
 from runner.engine.exec import Command, CommandResult, Execution, OutputSink, Surroundings
 from runner.engine.helper import FirstProcess
-from runner.engine.memory import kill_counter
+from runner.engine.limits import TMP_BYTES
 from runner.engine.served import ServedExecution, Servers
 from runner.engine.settings import EngineSettings
 from runner.engine.stopping import Stop
+from runner.engine.usage import Meter, Usage
+from schema.definition import PullPolicy
 
 WORKSPACE: Final = "/workspace"
 NETWORK_WORDS: Final = ("netavark", "iptables", "nftables", "cni", "aardvark", "slirp4netns", "pasta")
@@ -50,7 +56,7 @@ CAPABILITIES: Final = (
 """What root in a container may do: enough to install packages and run servers, nothing that reaches the host."""
 
 
-ContainerKind = Literal["default", "stage", "block", "warm"]
+ContainerKind = Literal["default", "stage", "block", "warm", "service"]
 
 
 class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +71,14 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     network: str = "bridge"
     """Or "none"; a network of the engine's by its name."""
+    networks: list[str] = []
+    """Those of its job's services, in the place of "bridge"."""
+    aliases: list[str] = []
+    """Its names on the first of ``networks``, besides its own."""
+    hosts: dict[str, str] = {}
+    """Addresses by name, for names that have to be known whatever the engine's name server does."""
+    command: list[str] | None = None
+    """Of a service, what it runs; by default what its image says. It is the one kind that runs an image's own words."""
     memory: int | None = None
     """Bytes; what goes beyond is killed."""
     cpus: float | None = None
@@ -77,6 +91,10 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     The image's own entrypoint is never run: it would stand between a pipeline and the commands it names.
     """
+    pull: PullPolicy | None = None
+    """When its image is fetched; by default as the runner's owner says."""
+    read_only: bool = False
+    """Nothing of its image can be written to: only the workspace, and what is in memory."""
     kind: ContainerKind = "default"
 
 
@@ -101,20 +119,64 @@ class Container:
         self.id: str = container.id
         self.image = spec.image
         self.image_id: str = facts["Image"]
+        self.digest: str | None = facts["ImageDigest"]
+        """That of its image in the registry that it came from."""
+        networks: dict[str, Any] = facts["NetworkSettings"]["Networks"] or {}
+        self.addresses: dict[str, str] = {name: network["IPAddress"] for name, network in networks.items()}
+        """By the names of its networks."""
         pid = int(facts["State"]["Pid"])
+        self._meter = Meter.of(pid, container.id)
+        self._measured = 0
+        """How many commands are being measured now."""
+        self._is_shared = False
+        """Whether some of them ran at the same time."""
         self._surroundings = Surroundings(
             connection=connection,
             container=container,
             image=spec.image,
             environment=_environment(facts),
             namespace=processes.Namespace.of(pid, container.id),
-            kill_counter=kill_counter(pid),
+            kill_counter=memory.kill_counter(pid),
         )
+
+    @property
+    def first_process(self) -> int | None:
+        """Its process id, where it is this machine's."""
+        namespace = self._surroundings.namespace
+        return None if namespace is None else namespace.first
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its first process has ended, as far as this machine can tell."""
+        namespace = self._surroundings.namespace
+        return namespace is not None and namespace.is_over
+
+    async def exit_code(self) -> int | None:
+        """Ask how its first process ended; None while it runs. The engine learns of the end a moment after it.
+
+        :raises EngineError: when the engine does not tell.
+        """
+        await self._connection.ensure()
+        try:
+            async with self._connection.reaching(f"asking for the state of container {self.id[:12]}"):
+                state = (await describe(self._container))["State"]
+        except DockerError as error:
+            raise EngineError(f"container {self.id[:12]} cannot be asked for: {first_line(error.message)}") from error
+        return None if state["Running"] else int(state["ExitCode"])
+
+    def attach(self) -> Stream:
+        """Give a stream of what its first process says from here on."""
+        return self._container.attach(stdout=True, stderr=True)
 
     @property
     def is_alive(self) -> bool:
         """Whether its command server lives, where it has one."""
         return self._servers is None or self._servers.is_alive
+
+    @property
+    def memory_limit(self) -> int | None:
+        """What the kernel lets it use; None where there is no limit, or it is not known."""
+        return memory.limit(self._surroundings.kill_counter)
 
     async def adopt(self, spec: ContainerSpec) -> None:
         """Make one that was made ahead a job's: from here on it has the job's workspace and variables.
@@ -145,6 +207,25 @@ class Container:
         """Kill all that runs in it, without the engine; tell whether that is done. It is still to be removed."""
         namespace = self._surroundings.namespace
         return namespace is not None and await namespace.end()
+
+    @contextmanager
+    def measuring(self) -> Generator[Usage]:
+        """Measure what the block's command uses: known when the block is over, if it was alone in the container."""
+        usage = Usage()
+        if self._measured:
+            self._is_shared = True
+        self._measured += 1
+        end = self._meter.start() if self._measured == 1 else None
+        try:
+            yield usage
+        finally:
+            if end is not None:
+                end(usage)
+            if self._is_shared:
+                usage.cpu_seconds = usage.memory_peak_bytes = None
+            self._measured -= 1
+            if not self._measured:
+                self._is_shared = False
 
     async def run(self, command: Command, output: OutputSink, stop: Stop | None = None) -> CommandResult:
         """Run a command to its end.
@@ -178,6 +259,10 @@ class Container:
         """
         await self._connection.ensure()
         await remove(self._connection, self.id)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what this process holds of it."""
         if self._servers is not None:
             self._servers.close()
         if self._surroundings.namespace is not None:
@@ -210,36 +295,74 @@ def config(
     """
     cpus = settings.cpus if spec.cpus is None else spec.cpus
     host: dict[str, Any] = {  # the engine's own JSON
-        "Binds": [f"{spec.workspace}:{WORKSPACE}:rw", *first.binds],
-        "NetworkMode": spec.network,
+        # A service is no part of the job's files: what it writes, as whoever it is, does not get in their way.
+        "Binds": [] if spec.kind == "service" else [f"{spec.workspace}:{WORKSPACE}:rw", *first.binds],
+        **_network_mode(spec),
         "CapDrop": ["ALL"],
         "CapAdd": list(CAPABILITIES),
         "SecurityOpt": ["no-new-privileges"],
         "PidsLimit": settings.pids,
         "LogConfig": {"Type": "none"},
+        "ReadonlyRootfs": spec.read_only,
+        "Tmpfs": _in_memory(spec, settings),
     }
-    memory = settings.memory_bytes if spec.memory is None else spec.memory
-    if memory is not None:
+    memory_bytes = settings.memory_bytes if spec.memory is None else spec.memory
+    if memory_bytes is not None:
         # With swap a container would get past its limit.
-        host |= {"Memory": memory, "MemorySwap": memory}
+        host |= {"Memory": memory_bytes, "MemorySwap": memory_bytes}
     if cpus is not None:
         host |= {"NanoCpus": int(cpus * 1_000_000_000)}
     return {
         "Image": resolved,
-        "Entrypoint": first.command[:1],
-        "Cmd": first.command[1:],
+        **_what_runs(spec, first),
         "Env": [f"{name}={value}" for name, value in spec.env.items()],
-        "WorkingDir": WORKSPACE,
         "User": spec.user or "",
         "StopTimeout": 0,
-        "Labels": {
-            OWNER_LABEL: owner,
-            "moonyard.job": spec.job,
-            "moonyard.attempt": str(spec.attempt),
-            "moonyard.kind": spec.kind,
-        },
+        "Labels": labels(owner, spec.job, spec.attempt, spec.kind),
         "HostConfig": host,
+        **_endpoints(spec),
     }
+
+
+def _in_memory(spec: ContainerSpec, settings: EngineSettings) -> dict[str, str]:
+    """List the folders that a container keeps in its memory: it is gone at once, and nobody's disk is full of it."""
+    options = f"rw,exec,nosuid,nodev,mode=1777,size={settings.tmp_bytes or TMP_BYTES}"
+    folders = ("/tmp", "/var/tmp", "/run") if spec.read_only else ("/tmp",) if settings.tmp_bytes else ()  # noqa: S108
+    return dict.fromkeys(folders, options)
+
+
+def labels(owner: str, job: str, attempt: int, kind: str) -> dict[str, str]:
+    """Write on a thing of the engine's whose it is."""
+    return {OWNER_LABEL: owner, "moonyard.job": job, "moonyard.attempt": str(attempt), "moonyard.kind": kind}
+
+
+def _networks(spec: ContainerSpec) -> list[str]:
+    return [] if spec.network == "none" else spec.networks
+
+
+def _network_mode(spec: ContainerSpec) -> dict[str, Any]:
+    networks = _networks(spec)
+    if not networks:
+        return {"NetworkMode": spec.network}
+    return {
+        "NetworkMode": networks[0],
+        "ExtraHosts": [f"{name}:{address}" for name, address in spec.hosts.items()],
+    }
+
+
+def _endpoints(spec: ContainerSpec) -> dict[str, Any]:
+    networks = _networks(spec)
+    if not networks:
+        return {}
+    endpoints: dict[str, Any] = {network: {} for network in networks}
+    endpoints[networks[0]] = {"Aliases": spec.aliases}
+    return {"NetworkingConfig": {"EndpointsConfig": endpoints}}
+
+
+def _what_runs(spec: ContainerSpec, first: FirstProcess) -> dict[str, Any]:
+    if spec.kind == "service":
+        return {} if spec.command is None else {"Cmd": spec.command}
+    return {"Entrypoint": first.command[:1], "Cmd": first.command[1:], "WorkingDir": WORKSPACE}
 
 
 def start_failure(spec: ContainerSpec, message: str) -> EngineError:
@@ -253,11 +376,13 @@ def start_failure(spec: ContainerSpec, message: str) -> EngineError:
             hint="Install netavark, aardvark-dns and iptables (and slirp4netns where Podman runs without root), "
             'or run it without a network (`network = "none"`).',
         )
-    if is_missing_shell(message):
+    if spec.kind != "service" and is_missing_shell(message):
         return ContainerStartFailed(
             f"{what}: the image has no /bin/sh, and this machine has no catatonit: {reason}",
             hint="Install catatonit on the runner's machine: it lets images without a shell run.",
         )
+    if "exec format error" in text:
+        return ImagePlatformMismatch(f"{what}: what it begins with is for another kind of processors: {reason}")
     if "unable to find user" in text or "no matching entries in passwd" in text:
         return ContainerStartFailed(f"{what}: it knows no user `{spec.user}`: {reason}")
     return ContainerStartFailed(f"{what}: {reason}")

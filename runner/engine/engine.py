@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from http import HTTPStatus
@@ -14,27 +15,44 @@ from typing import Any, Final
 import aiohttp
 import anyio
 import anyio.abc
+import msgspec
 from aiodocker import Docker
 from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
+from aiodocker.stream import Stream
 
-from runner.engine import helper, sockets
-from runner.engine.command_server import MOUNTED_AT, Folder, is_missing_shell
-from runner.engine.connection import API_VERSION, Connection, check, describe, labelled, start
-from runner.engine.container import OWNER_LABEL, Container, ContainerSpec, config, remove, start_failure
-from runner.engine.errors import ContainerStartFailed, EngineError, EngineLost, EngineUnavailable, first_line, reason
+from runner.engine import helper, limits, networks, pull_failures, sockets
+from runner.engine.command_server import MOUNTED_AT, Folder, Server, is_missing_shell
+from runner.engine.connection import API_VERSION, Connection, check, describe, start
+from runner.engine.container import Container, ContainerSpec, config, remove, start_failure
+from runner.engine.errors import (
+    ContainerStartFailed,
+    EngineError,
+    EngineLost,
+    EngineUnavailable,
+    ImagePlatformMismatch,
+    first_line,
+    reason,
+)
+from runner.engine.facts import EngineFacts
+from runner.engine.image_budget import ImageBudget
+from runner.engine.image_rules import ImageRules
 from runner.engine.images import Images, Progress
-from runner.engine.names import ImageMap
+from runner.engine.names import ImageMap, registry
+from runner.engine.removals import CLEANUP_SECONDS, Removals
 from runner.engine.served import Servers
 from runner.engine.service import PrivateService, find_podman
 from runner.engine.settings import EngineSettings
 from runner.engine.warm import Shape, WarmContainers
+from schema.definition import PullPolicy
 from schema.errors import single_error
 
 log: Final = logging.getLogger(__name__)
 
-REMOVALS_AT_ONCE: Final = 4
-CLEANUP_SECONDS: Final = 60.0
+FIRST_WORD_SECONDS: Final = 1.0
+"""What a container's shell has to say that it is ready, before somebody looks whether the container still runs."""
+PULLS_MAXIMUM: Final = 3
+"""For one container: somebody else, or a budget, may remove an image just after it was pulled."""
 
 
 class Engine:
@@ -47,27 +65,30 @@ class Engine:
         connection: Connection,
         images: Images,
         tasks: anyio.abc.TaskGroup,
+        bridge: networks.OwnBridge,
     ) -> None:
+        if settings.memory_bytes is None and connection.is_local:
+            settings = msgspec.structs.replace(settings, memory_bytes=limits.container_memory())
         self.settings = settings
         self._owner = owner
         self._connection = connection
         self._images = images
         self._map = ImageMap(settings.image_map)
+        self._rules = ImageRules(settings.images_allowed, settings.images_denied)
         self._helper = helper.find()
         self._without_server: set[str] = set()
         """Images whose containers cannot have a command server, as far as that was found out."""
         self._tasks = tasks
-        self._removing: set[Container] = set()
-        self._removed = anyio.Event()
-        self._removals = anyio.CapacityLimiter(REMOVALS_AT_ONCE)
+        self._removals = Removals(connection, owner, tasks)
+        self._bridge = bridge
+        self._removals.keep_network(bridge.name)
         default = ContainerSpec(image=settings.default_image, job="", attempt=0, workspace=settings.state_folder)
         self._warm = WarmContainers(
             make=self._make_warm,
             image_of=images.id_of,
             discard=self.discard,
             default=_shape(default, self._map.resolve(settings.default_image)),
-            # To enter a container's mounts takes root, and a machine that is the containers' own.
-            maximum=settings.warm_containers if connection.is_local and os.geteuid() == 0 else 0,
+            maximum=settings.warm_containers if _can_keep_warm(settings, connection) else 0,
         )
 
     @classmethod
@@ -87,9 +108,12 @@ class Engine:
                 await check(connection)
             except (EngineLost, DockerError) as error:
                 raise _does_not_answer(address, sockets.chosen(settings.socket, os.environ), error) from error.__cause__
+            bridge = await stack.enter_async_context(networks.OwnBridge.open(connection, owner_name))
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
-            engine = cls(settings, owner_name, connection, Images(connection, tasks), tasks)
+            budget = ImageBudget(settings.state_folder, settings.image_budget, connection)
+            engine = cls(settings, owner_name, connection, Images(settings, connection, tasks, budget), tasks, bridge)
+            tasks.start_soon(budget.trim)
             stack.push_async_callback(engine.finish)
             tasks.start_soon(engine.keep_warm)
             yield engine
@@ -107,8 +131,30 @@ class Engine:
         """Keep no containers ready any more, and wait until all that were thrown away are gone."""
         with anyio.CancelScope(shield=True), anyio.move_on_after(CLEANUP_SECONDS):
             self._warm.stop()
-            while self._removing:
-                await self._removed.wait()
+            await self._removals.finish()
+
+    async def facts(self) -> EngineFacts:
+        """Ask the engine what it is.
+
+        :raises EngineError: when it does not tell.
+        """
+        return await EngineFacts.ask(self._connection)
+
+    async def has_image(self, image: str) -> bool:
+        """Tell whether an image is there, by the name that a pipeline would use.
+
+        :raises EngineError: when the engine does not tell.
+        """
+        return await self._images.id_of(self._map.resolve(image)) is not None
+
+    async def until_warm(self) -> None:
+        """Wait until a container is ready."""
+        await self._warm.until_ready()
+
+    @property
+    def keeps_warm(self) -> bool:
+        """Whether containers are made ahead here."""
+        return self._warm.is_on
 
     async def check(self) -> None:
         """See that the engine answers; start a private one that ended.
@@ -129,47 +175,95 @@ class Engine:
         :param progress: takes lines about a pull.
         :raises ImageNotFound: and its siblings in ``runner.engine.errors``, which say why there is no container.
         """
-        resolved = self._map.resolve(spec.image)
-        if (warm := await self._adopted(spec, resolved)) is not None:
+        resolved, is_pulled = await self._resolve(spec, progress)
+        # One that was made ahead is on no network of a job's own.
+        if not is_pulled and not spec.networks and (warm := await self._adopted(spec, resolved)) is not None:
             return warm
         await self._connection.ensure()
         if self._connection.is_local and resolved not in self._without_server:
             container = await self._make_with_server(spec, resolved, progress)
             if container is not None:
                 return container
+            await self._check_platform(spec, resolved)
             self._without_server.add(resolved)
-        name = self._new_name()
-        try:
+        async with self._making(spec) as name:
             made, facts = await self._make(spec, resolved, name, helper.first_process(self._helper), progress)
-            return Container(self._connection, made, spec, facts, None)
-        except BaseException as error:
-            await self._undo(name)
-            if isinstance(error, DockerError):
-                raise start_failure(spec, error.message) from error
-            raise
+            return self._removals.keep(Container(self._connection, made, spec, facts, None))
+
+    async def _resolve(self, spec: ContainerSpec, progress: Progress) -> tuple[str, bool]:
+        """Give the full name of the image to take, and whether it was fetched for that.
+
+        :raises MoonyardError: when it may not be taken, or cannot be fetched.
+        """
+        if spec.image != self.settings.default_image:  # which is the owner's own choice
+            self._rules.check(spec.image)
+        resolved = self._map.resolve(spec.image)
+        if self._policy(spec) != "always" or registry(resolved) == "localhost":
+            return resolved, False
+        await self._connection.ensure()
+        await self._images.pull(spec.image, resolved, progress)
+        return resolved, True
+
+    async def create_service(self, spec: ContainerSpec, progress: Progress) -> tuple[Container, Stream]:
+        """Make and start a container that runs what its image says; give it, and all that it says.
+
+        :raises ImageNotFound: and its siblings in ``runner.engine.errors``, which say why there is no container.
+        """
+        resolved, _ = await self._resolve(spec, progress)
+        await self._connection.ensure()
+        async with self._making(spec) as name, AsyncExitStack() as attached:
+            said: list[Stream] = []
+
+            async def attach(container: DockerContainer) -> None:
+                stream = container.attach(stdout=True, stderr=True)
+                await stream._init()  # noqa: SLF001  # reading would do it, and without telling when
+                attached.push_async_callback(stream.close)
+                said.append(stream)
+
+            first = helper.FirstProcess(command=[])
+            made, facts = await self._make(spec, resolved, name, first, progress, before_start=attach)
+            attached.pop_all()
+            return self._removals.keep(Container(self._connection, made, spec, facts, None)), said[0]
+
+    async def create_network(self, job: str, attempt: int) -> str:
+        """Make a network of a job's own, on which containers reach each other by name; give its name.
+
+        :raises NetworkUnavailable: when the engine does not make one.
+        """
+        name = self._new_name()
+        with self._removals.making_network(name):
+            await networks.create(self._connection, name, self._owner, job, attempt)
+        return name
 
     def discard(self, container: Container) -> None:
-        """Remove a container in the background. What cannot be removed is left to the runner's next start."""
-        self._removing.add(container)
-        self._tasks.start_soon(self._remove_in_background, container)
+        """Remove a container in the background. What cannot be removed now is left to ``reap``."""
+        self._removals.discard(container)
 
-    async def _remove_in_background(self, container: Container) -> None:
-        try:
-            with anyio.CancelScope(shield=True), anyio.fail_after(CLEANUP_SECONDS):
-                await container.end()
-                async with self._removals:
-                    await container.remove()
-        except (EngineError, TimeoutError) as error:
-            log.warning(
-                "container %s of image `%s` could not be removed (%s); the runner's next start removes it",
-                container.id[:12],
-                container.image,
-                error,
+    def discard_network(self, name: str) -> None:
+        """Remove a network in the background, once its containers are gone."""
+        self._removals.discard_network(name)
+
+    async def reap(self) -> int:
+        """Remove what carries this owner's name and nobody holds: what was made half-way, or could not be removed.
+
+        :raises EngineError: when the engine does not do it.
+        """
+        return await self._removals.reap()
+
+    def _policy(self, spec: ContainerSpec) -> PullPolicy:
+        owner = self.settings.pull_policy
+        return owner if owner != "missing" else spec.pull or "missing"
+
+    async def _check_platform(self, spec: ContainerSpec, resolved: str) -> None:
+        """See whether an image whose shell does not run is for other processors than this machine's.
+
+        :raises ImagePlatformMismatch: when it is.
+        """
+        if (architecture := await self._images.foreign_platform(resolved)) is not None:
+            raise ImagePlatformMismatch(
+                f"image `{spec.image}` is for {architecture} processors, and this machine's are {platform.machine()}",
+                hint="Use an image that is published for them, or a runner with others.",
             )
-        finally:
-            self._removing.discard(container)
-            self._removed.set()
-            self._removed = anyio.Event()
 
     async def _adopted(self, spec: ContainerSpec, resolved: str) -> Container | None:
         """Give a container that was made ahead, if there is one of that shape."""
@@ -208,6 +302,7 @@ class Engine:
             memory=shape.memory,
             cpus=shape.cpus,
             user=shape.user,
+            read_only=shape.read_only,
             kind="warm",
         )
         await self._connection.ensure()
@@ -226,24 +321,30 @@ class Engine:
         first = helper.FirstProcess(command=server.command, binds=[f"{folder.path}:{MOUNTED_AT}:ro"])
         servers: Servers | None = None
         try:
-            made, facts = await self._make(spec, resolved, name, first, progress)
-            if await server.wait_until_ready():
-                servers = Servers(folder, server, partial(self._start_server, made))
-                return Container(self._connection, made, spec, facts, servers)
-            log.debug("image `%s` has no shell that serves commands", resolved)
-            await self._undo(name)
-            return None
-        except BaseException as error:
-            await self._undo(name)
-            if not isinstance(error, DockerError):
-                raise
-            if is_missing_shell(error.message):
+            async with self._making(spec, name):
+                made, facts = await self._make(spec, resolved, name, first, progress)
+                if await self._is_served(made, server):
+                    servers = Servers(folder, server, partial(self._start_server, made))
+                    return self._removals.keep(Container(self._connection, made, spec, facts, servers))
+                log.debug("image `%s` has no shell that serves commands", resolved)
+                await self._undo(name)
                 return None
-            raise start_failure(spec, error.message) from error
+        except EngineError as error:
+            if isinstance(error.__cause__, DockerError) and is_missing_shell(error.__cause__.message):
+                return None
+            raise
         finally:
             if servers is None:
                 server.close()
                 folder.remove()
+
+    async def _is_served(self, container: DockerContainer, server: Server) -> bool:
+        with anyio.move_on_after(FIRST_WORD_SECONDS):
+            return await server.wait_until_ready()
+        # A shell that could not begin to run says nothing, and its container has ended.
+        async with self._connection.reaching("looking at a container"):
+            is_running = bool((await describe(container))["State"]["Running"])
+        return is_running and await server.wait_until_ready()
 
     async def _start_server(self, container: DockerContainer, command: list[str]) -> None:
         await self._connection.ensure()
@@ -255,46 +356,59 @@ class Engine:
             raise EngineError(f"a command server could not be started: {first_line(error.message)}") from error
 
     def _new_name(self) -> str:
-        return f"moonyard-{self._owner[:8]}-{secrets.token_hex(6)}"
+        return networks.new_name(self._owner)
+
+    @asynccontextmanager
+    async def _making(self, spec: ContainerSpec, name: str | None = None) -> AsyncGenerator[str]:
+        """Give a name for the container that the block makes; when the block fails, there is none of that name."""
+        name = name or self._new_name()
+        with self._removals.making(name):
+            try:
+                yield name
+            except BaseException as error:
+                await self._undo(name)
+                if isinstance(error, DockerError):
+                    raise start_failure(spec, error.message) from error
+                raise
 
     async def _make(
-        self, spec: ContainerSpec, resolved: str, name: str, first: helper.FirstProcess, progress: Progress | None
+        self,
+        spec: ContainerSpec,
+        resolved: str,
+        name: str,
+        first: helper.FirstProcess,
+        progress: Progress | None,
+        before_start: Callable[[DockerContainer], Awaitable[None]] | None = None,
     ) -> tuple[DockerContainer, dict[str, Any]]:
-        container = await self._create(spec, resolved, name, first)
-        if container is None and progress is not None:
-            await self._images.pull(spec.image, resolved, progress)
-            container = await self._create(spec, resolved, name, first)
+        container: DockerContainer | None = None
+        with self._images.budget.holding(resolved):
+            for _ in range(PULLS_MAXIMUM):
+                container = await self._create(spec, resolved, name, first)
+                if container is not None or progress is None:
+                    break
+                if self._policy(spec) == "never":
+                    raise pull_failures.never_pulled(spec.image, resolved)
+                await self._images.pull(spec.image, resolved, progress)
         if container is None:
             raise _missing(spec, resolved)
-        async with self._connection.reaching(f"starting a container of `{spec.image}`"):
-            await start(container)
-            facts = await describe(container)
-        return container, facts
+        facts: dict[str, Any] = {}
+        # A start that is given up half-way goes on in the engine, and would outlive the removal.
+        with anyio.CancelScope(shield=True):
+            async with self._connection.reaching(f"starting a container of `{spec.image}`"):
+                if before_start is not None:
+                    await before_start(container)
+                await start(container)
+                facts = await describe(container)
+        await anyio.lowlevel.checkpoint()
+        # Podman's own API has it under this name, the one that Docker speaks too has not.
+        return container, facts | {"ImageDigest": await self._images.digest_of(resolved, facts["Image"])}
 
     async def remove_containers(self, owner: str) -> int:
-        """Remove all containers of an owner, and give how many there were.
+        """Remove all containers and networks of an owner, and give how many containers there were.
 
         :raises EngineError: when the engine does not do it.
         """
-        await self._connection.ensure()
-        try:
-            async with self._connection.reaching(f"listing the containers of owner {owner}"):
-                found = await labelled(self._connection.docker, f"{OWNER_LABEL}={owner}")
-        except DockerError as error:
-            raise EngineError(
-                f"the containers of owner {owner} could not be listed: {first_line(error.message)}"
-            ) from error
-        limit = anyio.CapacityLimiter(REMOVALS_AT_ONCE)
-
-        async def remove_one(container: str) -> None:
-            async with limit:
-                await remove(self._connection, container)
-
-        with single_error():
-            async with anyio.create_task_group() as tasks:
-                for container in found:
-                    tasks.start_soon(remove_one, container)
-        return len(found)
+        return await self._removals.remove_all_of(owner)
 
     async def _create(
         self, spec: ContainerSpec, resolved: str, name: str, first: helper.FirstProcess
@@ -303,23 +417,38 @@ class Engine:
         # A cancel between the question and the answer would leave a container nobody knows of.
         with anyio.CancelScope(shield=True):
             try:
-                async with self._connection.reaching(f"making a container of `{spec.image}`"):
-                    return await self._connection.docker.containers.create(
-                        config(spec, resolved, self.settings, self._owner, first), name=name
-                    )
+                return await self._create_once(spec, resolved, name, first)
             except DockerError as error:
+                if self._bridge.forget(error.message):
+                    return await self._create_once(spec, resolved, name, first)
                 if error.status == HTTPStatus.NOT_FOUND and "image" in error.message.lower():
                     return None
                 raise
+
+    async def _create_once(
+        self, spec: ContainerSpec, resolved: str, name: str, first: helper.FirstProcess
+    ) -> DockerContainer:
+        if spec.network == "bridge" and not spec.networks:
+            spec = msgspec.structs.replace(spec, network=await self._bridge.get())
+        async with self._connection.reaching(f"making a container of `{spec.image}`"):
+            return await self._connection.docker.containers.create(
+                config(spec, resolved, self.settings, self._owner, first), name=name
+            )
 
     async def _undo(self, name: str) -> None:
         with (
             anyio.CancelScope(shield=True),
             anyio.move_on_after(CLEANUP_SECONDS),
-            suppress(EngineError),  # the owner's label leads the next start to it
+            suppress(EngineError),  # the owner's label leads `reap` to it
         ):
             await self._connection.ensure()
             await remove(self._connection, name)
+
+
+def _can_keep_warm(settings: EngineSettings, connection: Connection) -> bool:
+    # To enter a container's mounts takes root, and a machine that is the containers' own. And what is to be pulled for
+    # each container cannot be made ahead.
+    return connection.is_local and os.geteuid() == 0 and settings.pull_policy != "always"
 
 
 def _missing(spec: ContainerSpec, resolved: str) -> ContainerStartFailed:
@@ -330,7 +459,14 @@ def _missing(spec: ContainerSpec, resolved: str) -> ContainerStartFailed:
 
 
 def _shape(spec: ContainerSpec, resolved: str) -> Shape:
-    return Shape(image=resolved, network=spec.network, memory=spec.memory, cpus=spec.cpus, user=spec.user)
+    return Shape(
+        image=resolved,
+        network=spec.network,
+        memory=spec.memory,
+        cpus=spec.cpus,
+        user=spec.user,
+        read_only=spec.read_only,
+    )
 
 
 def _does_not_answer(

@@ -5,6 +5,11 @@ EngineError
 ├── EngineLost               the engine went away, or fell silent, in the middle
 ├── ImageNotFound            the image is not there and the registry does not have it
 ├── ImagePullFailed          the image could not be fetched
+├── ImageAccessDenied        its registry does not give it to this runner
+├── ImageDigestMismatch      what its registry gave is not what was asked for
+├── ImagePlatformMismatch    there is none for this machine's kind of processor
+├── ImageRefused             the runner's owner does not allow it
+├── CredentialsUnusable      the file with the registries' credentials cannot be read
 ├── ContainerStartFailed     the engine would not make or start the container
 ├── NetworkUnavailable       the engine cannot give a container its network
 ├── StateFolderUnusable      what the runner keeps beside a container cannot be written, for its disk is full
@@ -56,6 +61,26 @@ class ImageNotFound(EngineError):
 
 class ImagePullFailed(EngineError):
     code = "image_pull_failed"
+
+
+class ImageAccessDenied(EngineError):
+    code = "image_access_denied"
+
+
+class ImageDigestMismatch(EngineError):
+    code = "image_digest_mismatch"
+
+
+class ImagePlatformMismatch(EngineError):
+    code = "image_platform_mismatch"
+
+
+class ImageRefused(EngineError):
+    code = "image_refused"
+
+
+class CredentialsUnusable(EngineError):
+    code = "credentials_unusable"
 
 
 class ContainerStartFailed(EngineError):

@@ -1,29 +1,40 @@
-"""Fetches images, one pull at a time for each image however many ask for it."""
+"""Fetches images, one pull at a time for each image however many ask for it.
+
+What fails for a reason that may pass is tried again after a pause; Podman itself has tried some of it before it says
+so (a refused connection four times in three seconds, a registry that says "later" for as long as that said).
+"""
 
 from __future__ import annotations
 
+import base64
 import math
+import platform
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final
 
-import aiohttp
 import anyio
 import anyio.abc
+import anyio.to_thread
 from aiodocker.exceptions import DockerError
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from msgspec.json import decode, encode
 
-from runner.engine import names
+from runner.engine import credentials, names, pull_failures
 from runner.engine.connection import Connection
-from runner.engine.errors import EngineError, EngineLost, ImageNotFound, ImagePullFailed, first_line
+from runner.engine.errors import CredentialsUnusable, EngineError, EngineLost, first_line
+from runner.engine.image_budget import ImageBudget
+from runner.engine.pull_failures import described
+from runner.engine.settings import EngineSettings
 
 Progress = Callable[[str], Awaitable[None]]
 """Takes a line for whoever waits."""
 
-SILENCE_SECONDS: Final = 300.0
-"""A pull that tells nothing for so long has failed."""
-_UNKNOWN: Final = ("manifest unknown", "name unknown", "not found", "name_unknown", "manifest_unknown")
-_DENIED: Final = ("unauthorized", "denied", "authentication required", "forbidden")
+
+ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+"""What images call the kinds of processors that the kernel names otherwise."""
+EMULATORS: Final = Path("/proc/sys/fs/binfmt_misc")
 
 
 class _Pull:
@@ -33,7 +44,8 @@ class _Pull:
         self.scope = anyio.CancelScope()
         self.waiting: list[MemoryObjectSendStream[str]] = []
         self.failure: str | None = None
-        self.lost: EngineLost | None = None
+        """In the engine's words."""
+        self.error: EngineError | None = None
 
     def tell(self, text: str) -> None:
         for stream in self.waiting:
@@ -43,9 +55,16 @@ class _Pull:
 
 
 class Images:
-    def __init__(self, connection: Connection, tasks: anyio.abc.TaskGroup) -> None:
+    """Looks at images, and fetches them."""
+
+    def __init__(
+        self, settings: EngineSettings, connection: Connection, tasks: anyio.abc.TaskGroup, budget: ImageBudget
+    ) -> None:
+        self._settings = settings
         self._connection = connection
         self._tasks = tasks
+        self.budget = budget
+        self._digests: dict[tuple[str, str], str | None] = {}
         self._pulls: dict[str, _Pull] = {}
 
     async def id_of(self, resolved: str) -> str | None:
@@ -54,13 +73,39 @@ class Images:
         :raises EngineError: when the engine does not tell.
         """
         await self._connection.ensure()
+        facts = await self._inspect(resolved)
+        return None if facts is None else str(facts["Id"])
+
+    async def digest_of(self, resolved: str, image: str) -> str | None:
+        """Give the digest under which an image is known where it comes from; None where it was only built here.
+
+        :param image: its id.
+        """
+        key = (resolved, image)
+        if key not in self._digests:
+            facts = await self._inspect(image)
+            digests: list[str] = (facts or {}).get("RepoDigests") or []
+            own = [digest for digest in digests if digest.startswith(f"{names.repository(resolved)}@")]
+            self._digests[key] = next((digest.rpartition("@")[2] for digest in (own or digests)), None)
+        return self._digests[key]
+
+    async def foreign_platform(self, resolved: str) -> str | None:
+        """Say for what kind of processors an image is, where this machine's are others and do not emulate them."""
+        facts = await self._inspect(resolved)
+        architecture = str((facts or {}).get("Architecture", ""))
+        own = ARCHITECTURES.get(platform.machine(), platform.machine())
+        if architecture in {"", own} or await anyio.to_thread.run_sync(lambda: any(EMULATORS.glob("qemu-*"))):
+            return None
+        return architecture
+
+    async def _inspect(self, image: str) -> dict[str, Any] | None:  # the engine's own JSON
         try:
-            async with self._connection.reaching(f"looking at image `{resolved}`"):
-                return str((await self._connection.docker.images.inspect(resolved))["Id"])
+            async with self._connection.reaching(f"looking at image `{image}`"):
+                return await self._connection.docker.images.inspect(image)
         except DockerError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
-            raise EngineError(f"image `{resolved}` could not be looked at: {first_line(error.message)}") from error
+            raise EngineError(f"image `{image}` could not be looked at: {first_line(error.message)}") from error
 
     async def pull(self, image: str, resolved: str, progress: Progress) -> None:
         """Fetch an image, or wait for the pull of it that is under way.
@@ -68,11 +113,12 @@ class Images:
         :param image: as the user named it.
         :param resolved: its full name after the image map.
         :raises ImageNotFound: when its registry does not have it.
-        :raises ImagePullFailed: when it could not be fetched.
+        :raises ImagePullFailed: (and its siblings) when it could not be fetched.
+        :raises CredentialsUnusable: when the registries' credentials cannot be read.
         :raises EngineLost: when the engine was lost meanwhile.
         """
         if names.registry(resolved) == "localhost":
-            raise _missing_here(image, resolved)
+            raise pull_failures.missing_here(image, resolved)
         pull = self._pulls.get(resolved)
         if pull is None:
             pull = self._pulls[resolved] = _Pull()
@@ -94,18 +140,21 @@ class Images:
                 if not pull.waiting:  # nobody wants it any more
                     pull.scope.cancel()
                     self._forget(resolved, pull)
-        if pull.lost is not None:
-            raise pull.lost
+        if pull.error is not None:
+            raise pull.error
         if pull.failure is not None:
-            raise _failure(image, resolved, pull.failure)
+            raise pull_failures.failure(image, resolved, pull.failure)
         await progress(f"pulled image {described(image, resolved)} in {anyio.current_time() - started:.1f} s")
 
     async def _run(self, resolved: str, pull: _Pull) -> None:
         with pull.scope:
             try:
-                await self._fetch(resolved, pull)
-            except EngineLost as error:
-                pull.lost = error
+                await self._fetch_trying(resolved, pull)
+                if (image := await self.id_of(resolved)) is not None:
+                    await self.budget.note(resolved, image)
+                self._tasks.start_soon(self.budget.trim)
+            except (EngineLost, CredentialsUnusable) as error:
+                pull.error = error
             except DockerError as error:
                 pull.failure = error.message
             except EngineError as error:
@@ -115,18 +164,43 @@ class Images:
             stream.close()
         pull.waiting.clear()
 
+    async def _fetch_trying(self, resolved: str, pull: _Pull) -> None:
+        for pause in (*self._settings.pull_pauses, None):
+            try:
+                await self._fetch(resolved, pull)
+            except DockerError as error:
+                if pause is None or not pull_failures.is_transient(resolved, error.message):
+                    raise
+                reason = pull_failures.reason_of(error.message)
+                pull.tell(f"pulling `{resolved}` failed ({reason}); trying again in {pause:g} s")
+                await anyio.sleep(pause)
+            else:
+                return
+
     async def _fetch(self, resolved: str, pull: _Pull) -> None:
-        async with self._connection.reaching(f"pulling image `{resolved}`", math.inf):
-            lines = self._connection.docker.images.pull(resolved, stream=True)
-            with anyio.fail_after(SILENCE_SECONDS) as scope:
+        shown = await anyio.to_thread.run_sync(credentials.find, resolved, self._settings.auth_file)
+        headers = {} if shown is None else {"X-Registry-Auth": base64.urlsafe_b64encode(encode(shown)).decode()}
+        silence = self._settings.pull_silence
+        with anyio.move_on_after(silence) as scope:
+            async with (
+                self._connection.reaching(f"pulling image `{resolved}`", math.inf),
+                # aiodocker's own way leaves the connection open when the stream is not read to its end.
+                self._connection.docker._query(  # noqa: SLF001
+                    "images/create", "POST", params={"fromImage": resolved}, headers=headers, timeout=None
+                ) as response,
+            ):
                 try:
-                    async for line in lines:
-                        scope.deadline = anyio.current_time() + SILENCE_SECONDS
-                        self._tell(line, pull)
-                except aiohttp.ClientPayloadError as error:
-                    raise EngineLost(f"{self._connection.name} was lost while pulling `{resolved}`") from error
+                    async for line in response.content:
+                        scope.deadline = anyio.current_time() + silence
+                        self._tell(decode(line), pull)
+                finally:
+                    response.close()
+        if scope.cancelled_caught:
+            raise EngineError(f"nothing was heard of the pull for {silence:g} s")
 
     def _tell(self, line: dict[str, Any], pull: _Pull) -> None:  # the engine's own JSON
+        if "error" in line:
+            raise DockerError(HTTPStatus.OK, str(line["error"]))
         status = str(line.get("status", ""))
         if status.startswith("Trying to pull") or status in {"Download complete", "Pull complete"}:
             layer = str(line.get("id", ""))[:12]
@@ -135,45 +209,3 @@ class Images:
     def _forget(self, resolved: str, pull: _Pull) -> None:
         if self._pulls.get(resolved) is pull:
             del self._pulls[resolved]
-
-
-def described(image: str, resolved: str) -> str:
-    """Name an image as the user did, and as what it is really taken from if that is another."""
-    return f"`{image}`" if names.full(image) == resolved else f"`{image}` (mapped to `{resolved}`)"
-
-
-def _missing_here(image: str, resolved: str) -> ImageNotFound:
-    return ImageNotFound(
-        f"image {described(image, resolved)} does not exist on this machine, and `localhost/` names no registry",
-        hint="`podman images` lists what there is; in a checkout of Moonyard, `make images` builds stand-ins.",
-    )
-
-
-def _failure(image: str, resolved: str, message: str) -> EngineError:
-    reason = reason_of(message)
-    registry = names.registry(resolved)
-    text = message.lower()
-    if any(words in text for words in _DENIED):
-        return ImagePullFailed(
-            f"image {described(image, resolved)} could not be pulled from {registry}: {reason}",
-            hint=f"Is the name right? A private image needs `podman login {registry}` on the runner's machine first.",
-        )
-    if any(words in text for words in _UNKNOWN):
-        return ImageNotFound(
-            f"image {described(image, resolved)} does not exist in {registry}: {reason}",
-            hint="Check the name and the tag.",
-        )
-    return ImagePullFailed(
-        f"image {described(image, resolved)} could not be pulled from {registry}: {reason}",
-        hint=f"Does the runner's machine reach {registry}? An image map in the settings takes images from elsewhere.",
-    )
-
-
-def reason_of(message: str) -> str:
-    """Shorten a pull's error to its last part, which says why; what comes before says again which image."""
-    line = first_line(message)
-    for word in ("pinging container registry", "reading manifest", "initializing source"):
-        if word in line:
-            line = line[line.index(word) :]
-            break
-    return line

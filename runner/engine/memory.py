@@ -28,6 +28,17 @@ def kill_counter(pid: int) -> Path | None:
     return None
 
 
+def limit(counter: Path | None) -> int | None:
+    """Tell how much memory may be used where kills are counted; None where there is no limit, or it is not known."""
+    if counter is None:
+        return None
+    name = "memory.limit_in_bytes" if counter.name == "memory.oom_control" else "memory.max"
+    try:
+        return int(counter.with_name(name).read_text(encoding="ascii"))
+    except (OSError, ValueError):  # the container is gone, or "max"
+        return None
+
+
 def kills(counter: Path | None) -> int:
     """Read how many processes were killed so far; 0 where it cannot be known."""
     if counter is None:

@@ -9,10 +9,16 @@ from typing import Final
 from runner.engine.errors import ImageNotFound
 
 DEFAULT_REGISTRY: Final = "docker.io"
+_LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_HOST: Final = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
+_PART: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+# The grammar of the distribution specification (its `reference` package).
 _NAME: Final = re.compile(
-    r"[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]+)?(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)+"
-    r"(?::[\w][\w.-]{0,127})?(?:@[a-z0-9]+:[0-9a-f]{32,})?"
+    rf"(?P<name>{_HOST}(?:/{_PART})+)(?::[\w][\w.-]{{0,127}})?"
+    r"(?:@[a-zA-Z][a-zA-Z0-9]*(?:[-_+.][a-zA-Z][a-zA-Z0-9]*)*:[0-9a-fA-F]{32,})?",
+    re.ASCII,
 )
+_NAME_LENGTH_MAXIMUM: Final = 255
 
 
 def full(image: str) -> str:
@@ -20,23 +26,34 @@ def full(image: str) -> str:
 
     :raises ImageNotFound: when it is no name an image can have.
     """
-    first, slash, rest = image.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost"):
-        name = image
-    elif slash:
-        name = f"{DEFAULT_REGISTRY}/{image}"
-    else:
-        name = f"{DEFAULT_REGISTRY}/library/{image}"
-    if name.startswith("index.docker.io/"):
-        name = f"{DEFAULT_REGISTRY}/{rest}"
-    if name.startswith(f"{DEFAULT_REGISTRY}/") and name.count("/") == 1:
-        name = name.replace("/", "/library/", 1)
-    if not _NAME.fullmatch(name):
+    name = with_registry(image)
+    match = _NAME.fullmatch(name)
+    if match is None or len(match["name"]) > _NAME_LENGTH_MAXIMUM:
         raise ImageNotFound(
             f"`{image}` is no name that an image can have",
             hint="Names look like `alpine`, `docker.io/library/rust:1.80` or `registry.example:5000/app@sha256:...`.",
         )
-    return name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
+    return name if name != match["name"] else f"{name}:latest"
+
+
+def with_registry(image: str) -> str:
+    """Put the registry before a name that does not begin with one. A registry's name is in small letters."""
+    first, slash, rest = image.partition("/")
+    if not slash:
+        return f"{DEFAULT_REGISTRY}/library/{image}"
+    if not ("." in first or ":" in first or first == "localhost"):
+        return f"{DEFAULT_REGISTRY}/{image}"
+    first = first.lower()
+    if first in {DEFAULT_REGISTRY, "index.docker.io"}:
+        return f"{DEFAULT_REGISTRY}/{rest}" if "/" in rest else f"{DEFAULT_REGISTRY}/library/{rest}"
+    return f"{first}/{rest}"
+
+
+def repository(image: str) -> str:
+    """Leave tag and digest out of a name in full."""
+    name = image.partition("@")[0]
+    folder, slash, last = name.rpartition("/")
+    return folder + slash + last.partition(":")[0]
 
 
 def registry(image: str) -> str:

@@ -27,7 +27,7 @@ import anyio.to_thread
 import msgspec
 
 from runner.engine import helper
-from runner.engine.errors import EngineUnavailable, first_line
+from runner.engine.errors import EngineUnavailable, first_line, keeping
 
 PROBE_SECONDS: Final = 60.0
 PID_MAX: Final = Path("/proc/sys/kernel/pid_max")
@@ -119,17 +119,20 @@ async def outcome(podman: str, state_folder: Path) -> tuple[Outcome, Path | None
     """Give what Podman has to be told, and the ``containers.conf`` that says it; ask only what is not known yet.
 
     :raises EngineUnavailable: when no container runs, whatever Podman is told.
+    :raises StateFolderUnusable: when the disk does not take the answer.
     """
     folder = state_folder / "engine"
-    await anyio.to_thread.run_sync(lambda: folder.mkdir(parents=True, exist_ok=True, mode=0o700))
+    with keeping(f"folder {folder}"):
+        await anyio.to_thread.run_sync(lambda: folder.mkdir(parents=True, exist_ok=True, mode=0o700))
     name = _key(podman)
     known, conf = folder / f"probe-{name}.json", folder / f"containers-{name}.conf"
     try:
         found = msgspec.json.decode(known.read_bytes(), type=Outcome)
     except (FileNotFoundError, msgspec.DecodeError):
         found = await find_out(podman)
-        _write(conf, found.text.encode())
-        _write(known, msgspec.json.encode(found))
+        with keeping(f"folder {folder}"):
+            _write(conf, found.text.encode())
+            _write(known, msgspec.json.encode(found))
     return found, conf if found.lines else None
 
 

@@ -14,6 +14,7 @@ Processes are signalled by PID handles, which cannot come to mean another proces
 from __future__ import annotations
 
 import os
+import select
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -45,7 +46,8 @@ class Namespace:
     """A container's PID namespace, known by its first process."""
 
     def __init__(self, pid: int, handle: int, container: str, link: str) -> None:
-        self._first = pid
+        self.first = pid
+        """The first process."""
         self.handle = handle
         """Of the first process; it is closed with the namespace."""
         self._link = link
@@ -63,6 +65,15 @@ class Namespace:
             return None if handle is None else cls(pid, handle, container, link)
         except OSError:
             return None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the first process has ended, and with it all others."""
+        if self.handle < 0:
+            return True
+        poll = select.poll()
+        poll.register(self.handle, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Let go of the first process."""
@@ -84,7 +95,7 @@ class Namespace:
         """List the namespace's processes but the first."""
         found: list[Process] = []
         for name in os.listdir(_PROC):  # noqa: PTH208  # a thousand paths would be made to read a thousand names
-            if not name.isdecimal() or int(name) == self._first:
+            if not name.isdecimal() or int(name) == self.first:
                 continue
             with suppress(OSError):  # it ended while it was looked at
                 if _namespace(name) == self._link:

@@ -41,6 +41,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     memory: int | None
     cpus: float | None
     user: str | None
+    read_only: bool
 
 
 class WarmContainers:
@@ -71,11 +72,22 @@ class WarmContainers:
         self._not_before: dict[Shape, float] = {}
         """Shapes that could not be made."""
         self._changed = anyio.Event()
+        self._made = anyio.Event()
 
     @property
     def count(self) -> int:
         """How many are ready."""
         return sum(map(len, self._ready.values()))
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any are made."""
+        return self._maximum > 0
+
+    async def until_ready(self) -> None:
+        """Wait until there is one, for as long as any are made."""
+        while self._maximum and not self._ready:
+            await self._made.wait()
 
     def take(self, shape: Shape) -> Container | None:
         """Give one that is ready, if there is any."""
@@ -101,6 +113,7 @@ class WarmContainers:
                 self._discard(ready.popleft())
         self._ready.clear()
         self._changed.set()
+        self._made.set()
 
     async def run(self) -> None:
         """Make what is wanted, one after the other, until ``stop`` was called."""
@@ -126,6 +139,8 @@ class WarmContainers:
             return
         if self._maximum:
             self._ready.setdefault(shape, deque()).append(container)
+            self._made.set()
+            self._made = anyio.Event()
         else:
             self._discard(container)
 

@@ -5,8 +5,7 @@ The sandbox opens it, runs the function, and closes it.
 
 from __future__ import annotations
 
-import re
-from typing import Final
+from typing import Final, get_args
 
 import msgspec
 
@@ -14,11 +13,12 @@ from runner.engine.container import ContainerSpec
 from runner.job_context import Call, JobContext
 from runner.modules.arguments import ArgumentInvalid, choice, environment, parse, text, word
 from sandbox.frames import Value, lua_type
+from schema import sizes
+from schema.definition import PullPolicy
 
 RUN: Final = "container.run"
 NETWORKS: Final = ("bridge", "none")
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]?)i?b?", re.IGNORECASE)
-_SIZE_UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+PULL_POLICIES: Final[tuple[PullPolicy, ...]] = get_args(PullPolicy)
 MEMORY_BYTES_MINIMUM: Final = 8 * 1024 * 1024
 MEMORY_BYTES_MAXIMUM: Final = 1024**5
 
@@ -32,6 +32,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     user: str | int | None = None
     workdir: str | None = None
     entrypoint: str | list[str] | None = None
+    pull: str | None = None
+    read_only: bool = False
 
 
 async def open_block(job: JobContext, call: Call) -> Value:
@@ -59,6 +61,8 @@ async def open_block(job: JobContext, call: Call) -> Value:
             user=spec.user if options.user is None else word(RUN, "user", options.user),
             workdir=spec.workdir if options.workdir is None else text(RUN, "workdir", options.workdir),
             entrypoint=_entrypoint(options.entrypoint),
+            pull=None if options.pull is None else choice(RUN, "pull", options.pull, PULL_POLICIES),
+            read_only=options.read_only,
         )
 
     return await job.containers.open_block(call.stage, with_options, image, quiet=call.plugin is not None)
@@ -77,10 +81,12 @@ def size_bytes(value: str | float) -> int:
     :raises ArgumentInvalid: when it is none, or less than a process needs to start.
     """
     if isinstance(value, str):
-        match = _SIZE.fullmatch(value.strip())
-        if match is None:
-            raise ArgumentInvalid(f'{RUN}: `memory` must be bytes or text such as "512m" or "2g", got "{value}"')
-        size = float(match[1]) * _SIZE_UNITS[match[2].lower()]
+        try:
+            size = sizes.size_bytes(value)
+        except ValueError as error:
+            raise ArgumentInvalid(
+                f'{RUN}: `memory` must be bytes or text such as "512m" or "2g", got "{value}"'
+            ) from error
     else:
         size = value
     if not MEMORY_BYTES_MINIMUM <= size <= MEMORY_BYTES_MAXIMUM:

@@ -11,6 +11,7 @@ import msgspec
 
 from runner.engine.exec import Command, CommandResult
 from runner.engine.stopping import Stop
+from runner.engine.usage import Usage
 from runner.event_stream import EventStream
 from runner.job_context import Call, JobContext
 from runner.lines import LineSplitter
@@ -90,6 +91,11 @@ class CapturedOutput:
                     f"{self._capture_bytes} (give `capture = BYTES` for more, up to {CAPTURE_BYTES_MAXIMUM})",
                 )
 
+    @property
+    def size_bytes(self) -> int:
+        """How much the command has written."""
+        return sum(self._written.values())
+
     def captured(self, stream: Literal["stdout", "stderr"]) -> bytes:
         return bytes(self._captured[stream])
 
@@ -146,13 +152,17 @@ async def _run(
 ) -> CommandResult:
     """Run a command and tell its end; whoever asks it to stop waits for that."""
     image = job.containers.image_of(stage, handle)
+    digest: str | None = None
+    used: Usage | None = None
     started = anyio.current_time()
     try:
         await stop.settle()
         container = await job.containers.for_command(stage, handle)
+        digest = container.digest
         held.enter_context(stop.command())
         started = anyio.current_time()
-        result = await container.run(command, output, stop)
+        with container.measuring() as used:
+            result = await container.run(command, output, stop)
     except BaseException as error:
         with anyio.CancelScope(shield=True):
             await output.finish()
@@ -160,13 +170,25 @@ async def _run(
                 stage.name,
                 command.argv,
                 image,
+                digest=digest,
                 code=None,
                 duration=round(anyio.current_time() - started, 6),
+                used=used,
+                output_bytes=output.size_bytes,
                 error=_told(error, command),
             )
         raise
     await output.finish()
-    await job.stream.command(stage.name, command.argv, image, code=result.code, duration=round(result.duration, 6))
+    await job.stream.command(
+        stage.name,
+        command.argv,
+        image,
+        digest=digest,
+        code=result.code,
+        duration=round(result.duration, 6),
+        used=used,
+        output_bytes=output.size_bytes,
+    )
     return result
 
 

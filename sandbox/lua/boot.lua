@@ -1,25 +1,30 @@
 -- boot: the Lua side of the sandbox. Puts its parts together and gives a function that answers the runner's requests
 -- until the process is ended. What comes before is done once, by the warm parent; the function runs in its children.
 --
--- One frame comes in, one or more go out:
+-- One frame comes in, one goes out, after any number of log frames:
 --   load     compiles the pipeline's file and runs its top level    -> loaded, or failed
---   run      runs a stage's script                                  -> call (its answer comes next), log, done, failed
---   abandon  instead of an answer: ends the script that waits       -> abandoned
+--   run      begins with a stage's script                           -> call, done, failed
+--   ask      begins with a stage's condition, its `when`            -> call, done, failed
+--   answer   goes on with a script that made a call                 -> call, done, failed
+--   abandon  ends a script that waits for an answer, if there is it -> abandoned
+-- Any number of scripts may wait for answers, and each frame says by a number which one it is for: scripts take turns,
+-- and give them up only where they make a call.
 --
 -- Guarantees:
 --   * scripts run in coroutines under an instruction hook, in an environment of their own; nothing of this file is in
 --     reach;
 --   * a request is answered whatever the script does, short of being killed.
 --
--- Inputs: receive() -> bytes or false (it was too large), send(bytes), orphaned(), now(), limits as numbers, and the
--- sources of the other files.
+-- Inputs: receive() -> bytes (a script's number in four, and the message unless it was too large), send(bytes),
+-- orphaned(), now(), limits as numbers, and the sources of the other files.
 
 local receive, send, orphaned, now, load_seconds, job_seconds, sources = ...
 
 local error, load, pairs, type, xpcall, pcall = error, load, pairs, type, xpcall, pcall
-local sethook, clock, gsub = debug.sethook, os.clock, string.gsub
+local sethook, clock, gsub, unpack_string = debug.sethook, os.clock, string.gsub, string.unpack
 local seed_random = math.randomseed
 local HOOK_INSTRUCTIONS = 1000000
+local NUMBER_FORMAT, NUMBER_BYTES = ">I4", 4
 local STAGE_LISTS = { "stages", "on_cancel", "finally" }
 
 local function part(name, ...)
@@ -106,34 +111,16 @@ end)
 
 -- --- requests
 
-local scripts, pipeline_environment = {}, nil
+local scripts, conditions, pipeline_environment = {}, {}, nil
+local waiting = {} -- by number: the scripts that made a call, as { thread, memory, is_condition }
 
--- Runs a function as a coroutine to its end; gives its results as xpcall does, or nothing when it was abandoned.
-local function run_to_end(body, argument)
+-- Makes a coroutine of a function; it ends with what xpcall gives.
+local function begin(body, argument)
   local thread = coroutines.create(function()
     return xpcall(body, errors.capture, argument)
   end)
   watch(thread)
-  local resumed, first, second = coroutines.raw_resume(thread)
-  while resumed and first == coroutines.HOST do
-    send(second)
-    local reply = receive()
-    if not reply then
-      local message = "the answer is larger than the memory that is left for the pipeline's Lua"
-      reply = { error = { code = "memory_limit", message = message } }
-    else
-      reply = messages.decode(reply)
-    end
-    if reply.op == "abandon" then
-      pcall(coroutines.close, thread)
-      return nil
-    end
-    resumed, first, second = coroutines.raw_resume(thread, reply)
-  end
-  if not resumed then
-    return false, first
-  end
-  return first, second
+  return thread
 end
 
 local function fail(err)
@@ -144,12 +131,29 @@ local function fail(err)
   send_frame({ op = "failed", error = info })
 end
 
+-- Gives a script its turn, until it makes a call or ends.
+local function resume(number, script, answer)
+  errors.remember_in(script.memory)
+  local resumed, first, second = coroutines.raw_resume(script.thread, answer)
+  if resumed and first == coroutines.HOST then
+    waiting[number] = script
+    send(second)
+  elseif not resumed then
+    fail(first)
+  elseif not first then
+    fail(second)
+  else
+    send_frame({ op = "done", holds = not script.is_condition or not not second })
+  end
+end
+
 local function find_scripts(pipeline)
   for _, field in pairs(STAGE_LISTS) do
     local stages = type(pipeline) == "table" and rawget(pipeline, field)
     for _, stage in pairs(type(stages) == "table" and stages or {}) do
       if type(stage) == "table" and rawget(stage, "name") ~= nil then
         scripts[rawget(stage, "name")] = rawget(stage, "script")
+        conditions[rawget(stage, "name")] = rawget(stage, "when")
       end
     end
   end
@@ -182,8 +186,12 @@ local function load_pipeline(request)
   loading = true
   deadline = clock() + load_seconds
   deadline_message = "the file's top level ran for more than " .. load_seconds .. " s without coming to its end"
-  local ok, pipeline = run_to_end(chunk)
-  if not ok then
+  -- It makes no call, so it is never the turn of anything else before its end.
+  local resumed, ok, pipeline = coroutines.raw_resume(begin(chunk))
+  if not resumed then
+    fail(ok)
+    return
+  elseif not ok then
     fail(pipeline)
     return
   end
@@ -199,36 +207,62 @@ local function load_pipeline(request)
   send(frame)
 end
 
-local function run_stage(request)
-  local script = scripts[request.stage]
-  local ok, err = run_to_end(script, request.job)
-  if ok == nil then
-    send_frame({ op = "abandoned" })
-  elseif ok then
-    send_frame({ op = "done" })
-  else
-    fail(err)
+local function run(number, request)
+  local is_condition = request.op == "ask"
+  local body = (is_condition and conditions or scripts)[request.stage]
+  resume(number, { thread = begin(body, request.job), memory = {}, is_condition = is_condition })
+end
+
+local function go_on(number, answer)
+  local script = waiting[number]
+  waiting[number] = nil
+  resume(number, script, answer)
+end
+
+local function abandon(number)
+  local script = waiting[number]
+  waiting[number] = nil
+  if script then
+    pcall(coroutines.close, script.thread)
   end
+  send_frame({ op = "abandoned" })
+end
+
+-- A frame that did not fit is an answer, or the file itself.
+local function tell_too_large(number)
+  if waiting[number] then
+    local message = "the answer is larger than the memory that is left for the pipeline's Lua"
+    go_on(number, { error = { code = "memory_limit", message = message } })
+  else
+    local message = "the file is larger than the memory of a sandbox"
+    send_frame({ op = "failed", error = { code = "memory_limit", message = message } })
+  end
+end
+
+-- Gives the number of the script that the next frame is for, and the message, or false for one that did not fit.
+local function next_frame()
+  local frame = receive()
+  return unpack_string(NUMBER_FORMAT, frame), #frame > NUMBER_BYTES and messages.decode(frame, NUMBER_BYTES + 1)
 end
 
 -- The seed is a process's own: children of one parent are not to draw the same numbers.
 return function(seed_high, seed_low)
   seed_random(seed_high, seed_low)
   while true do
-    local frame = receive()
-    if not frame then
-      local message = "the file is larger than the memory of a sandbox"
-      send_frame({ op = "failed", error = { code = "memory_limit", message = message } })
-    else
-      local request = messages.decode(frame)
-      if request.op == "load" then
-        load_pipeline(request)
-      elseif request.op == "run" then
-        run_stage(request)
-      end
+    local number, request = next_frame()
+    if not request then
+      tell_too_large(number)
+    elseif request.op == "load" then
+      load_pipeline(request)
       deadline = job_seconds
       deadline_message = "the pipeline's Lua used more than " .. job_seconds .. " s of processor time"
       loading = false
+    elseif request.op == "answer" then
+      go_on(number, request)
+    elseif request.op == "abandon" then
+      abandon(number)
+    else
+      run(number, request)
     end
   end
 end

@@ -9,7 +9,7 @@
 --     `container.run` blocks on its way.
 --
 -- Inputs: running() and resumer(coroutine), which tell what runs on whose behalf.
--- Gives:  { raise, raise_info, new, capture, describe, set_pipeline }
+-- Gives:  { raise, raise_info, new, capture, describe, set_pipeline, remember_in }
 
 local running, resumer = ...
 
@@ -25,9 +25,10 @@ local LEVELS_MAXIMUM = 50
 local OWN_CODE = "=[moonyard]"
 
 local pipeline_source, pipeline_name = nil, nil
--- Error tables are known by identity; of strings only the last is remembered, for equal strings are the same value.
+-- Error tables are known by identity; of strings only the last of each script is remembered, for equal strings are the
+-- same value.
 local captured = setmetatable({}, { __mode = "k" })
-local last_text, last_frames = nil, nil
+local last = {}
 
 local error_type = { __name = "error", __metatable = "error" }
 
@@ -77,7 +78,7 @@ local function capture(err, from)
     if captured[err] then
       return err
     end
-  elseif err == last_text and last_frames then
+  elseif err == last.text and last.frames then
     return err
   end
   local frames = {}
@@ -95,7 +96,7 @@ local function capture(err, from)
   if type(err) == "table" then
     captured[err] = frames
   else
-    last_text, last_frames = err, frames
+    last.text, last.frames = err, frames
   end
   return err
 end
@@ -211,8 +212,8 @@ local function describe(err)
   if type(err) == "table" then
     frames = captured[err]
   else
-    frames = last_frames
-    last_text, last_frames = nil, nil
+    frames = last.frames
+    last.text, last.frames = nil, nil
   end
   local info = describe_value(err)
   local trace = {}
@@ -238,6 +239,10 @@ return {
   raise_info = raise_info,
   capture = capture,
   describe = describe,
+  -- Scripts take turns, and what one raised is not the other's: each has a table that this is remembered in.
+  remember_in = function(memory)
+    last = memory
+  end,
   -- Tells which chunk is the user's own file, so that `where` points into it rather than into a plugin.
   set_pipeline = function(source)
     pipeline_source = source

@@ -8,8 +8,8 @@
 --   * nesting and size are bounded, and what does not fit raises an error that names it;
 --   * a function is refused, or, where `functions` is set, goes as an extension that holds its line.
 --
--- Inputs: none. Gives { encode = function(value, functions) -> string, decode = function(string) -> value, null = ...
--- }, where `null` stands for nil in a list, which cannot hold one.
+-- Inputs: none. Gives { encode = function(value, functions) -> string, decode = function(string, at) -> value, null =
+-- ... }, where `null` stands for nil in a list, which cannot hold one, and `at` is where in the string to begin.
 
 local DEPTH_MAXIMUM = 64
 local BYTES_MAXIMUM = 24 * 1024 * 1024
@@ -186,7 +186,7 @@ end
 return {
   null = null,
   encode = encode,
-  decode = function(data)
-    return (read(data, 1))
+  decode = function(data, at)
+    return (read(data, at))
   end,
 }

@@ -27,7 +27,7 @@ from psycopg import conninfo, sql
 
 from schema import database
 from tests.cli.command import SECONDS, Printed, argv, environment, moonyard
-from tests.engine.test_images import REGISTRY, listening
+from tests.engine.registry import CONFIG, listening
 from tests.postgres import Cluster
 
 PASSWORD = "hush-hush"
@@ -668,7 +668,7 @@ async def registry(tmp_path: Path) -> AsyncGenerator[str]:
     """A real image registry with nothing in it; gives its address."""
     port = free_port()
     config = tmp_path / "registry.yml"
-    config.write_text(REGISTRY.format(root=tmp_path / "registry", port=port), encoding="utf-8")
+    config.write_text(CONFIG.format(root=tmp_path / "registry", port=port), encoding="utf-8")
     async with await anyio.open_process(
         ["docker-registry", "serve", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:

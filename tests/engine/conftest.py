@@ -89,7 +89,7 @@ async def container(
 
 
 class ImageMaker(Protocol):
-    def __call__(self, files: dict[str, Path], *changes: str) -> str: ...
+    def __call__(self, files: dict[str, Path], *changes: str, architecture: str | None = None) -> str: ...
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def make_image() -> Generator[ImageMaker]:
     """Make images of a few files, for one test."""
     made: list[str] = []
 
-    def make(files: dict[str, Path], *changes: str) -> str:
+    def make(files: dict[str, Path], *changes: str, architecture: str | None = None) -> str:
         name = f"localhost/moonyard-test/{secrets.token_hex(6)}:latest"
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as tar:
@@ -107,6 +107,7 @@ def make_image() -> Generator[ImageMaker]:
                 entry.size, entry.mode = len(data), 0o755
                 tar.addfile(entry, io.BytesIO(data))
         options = [word for change in changes for word in ("--change", change)]
+        options += [] if architecture is None else ["--arch", architecture]
         subprocess.run(
             ["podman", "import", "--quiet", *options, "-", name],
             input=packed.getvalue(),

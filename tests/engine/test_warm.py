@@ -109,8 +109,11 @@ async def test_nothing_is_left_when_the_engine_is_closed(engine_settings: Engine
         await until(lambda: engine.warm_count > 0)
         container = await engine.create_container(msgspec.structs.replace(spec, network="bridge"), Said())
         assert container.id in listed()
+        network = engine._bridge.name
         engine.discard(container)
     assert listed() == []
+    exists = await anyio.run_process(["podman", "network", "exists", network], check=False)
+    assert exists.returncode == 1
 
 
 async def test_none_is_made_where_none_is_wanted(engine: Engine, spec: ContainerSpec) -> None:

@@ -146,8 +146,12 @@ class Attempt:
             stage="greet",
             argv=["echo", "hi"],
             container="alpine",
+            digest="sha256:0123456789ab" + 52 * "0",
             code=code,
             duration=0.25,
+            cpu_seconds=0.125,
+            memory_peak_bytes=3 * 1024 * 1024,
+            output_bytes=5,
             error=error,
         )
 

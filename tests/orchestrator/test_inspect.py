@@ -47,7 +47,7 @@ async def test_people_see_everything_in_the_views_and_functions(installation: In
     assert [line.split("|")[2] for line in jobs] == ["queued", "running", "failed"]
     assert "greet" in psql(url, "TABLE inspect.stages")
     commands = psql(url, "TABLE inspect.commands", "-At").splitlines()
-    assert commands == ["1|2|greet|echo hi|2|250 ms|alpine|0123456789ab"]
+    assert commands == ["1|2|greet|echo hi|2|250 ms|alpine|0123456789ab|0.125|3072 kB|5 bytes"]
     runners = psql(url, "TABLE inspect.runners", "-At").splitlines()
     assert len(runners) == 1
     assert "|online|1|4|test|" in runners[0]

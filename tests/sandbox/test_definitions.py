@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import plugins
-from sandbox import locations
+from sandbox import definitions, locations
 from sandbox.parent import WarmParent
 from schema.definition import InputDefinition, PipelineDefinition, PipelineInvalid, Problem, StageDefinition
 
@@ -76,7 +76,7 @@ return {
                 line=16,
             ),
             StageDefinition(name="pack", needs=["test"], line=14),
-            StageDefinition(name="lint", line=18),
+            StageDefinition(name="lint", needs=[], line=18),
         ],
     )
 
@@ -124,7 +124,7 @@ async def test_everything_that_is_wrong_is_told_at_once_with_its_line() -> None:
         ),
         (
             "try.lua:14: `scirpt` is no field of a stage; did you mean `script`?"
-            " (fields: name, container, script, timeout, needs, retries)"
+            f" (fields: {', '.join(definitions.STAGE_FIELDS)})"
         ),
         "try.lua:14: stage `one` has no `script`",
         "try.lua:15: `script` of stage `two` must be a function, got a string",

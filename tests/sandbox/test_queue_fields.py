@@ -74,7 +74,7 @@ async def test_a_pipeline_that_says_nothing_has_no_rules(warm: WarmParent):
         ('concurrency = { group = "" }', "`group` must be a name"),
         ('concurrency = { group = ("x"):rep(10000) }', "`group` must be a name of up to 200"),
         ('concurrency = { group = "d-${reff}" }', "there is none of that name; did you mean `ref`?"),
-        ('concurrency = { cancel_running = "yes" }', "`cancel_running` must be true or false, got `yes`"),
+        ('concurrency = { cancel_running = "yes" }', "`cancel_running` of `concurrency` must be true or false"),
     ],
 )
 async def test_what_makes_no_sense_is_refused_with_its_line(warm: WarmParent, field: str, said: str):

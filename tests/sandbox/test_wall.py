@@ -114,8 +114,8 @@ async def test_a_process_that_somebody_kills_is_lost_and_says_so(number: signal.
 
         async def kill(_arguments: object) -> None:
             [parent] = _warm_parents()
-            [child] = Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="ascii").split()
-            os.kill(int(child), number)
+            [child] = _children(parent)
+            os.kill(child, number)
             await anyio.sleep_forever()  # nobody waits for an answer any more, so neither does the host
 
         pipeline.host.answers["process.run"] = kill
@@ -160,8 +160,13 @@ async def test_the_warm_parent_is_started_again_after_its_death_and_running_jobs
 
 def _warm_parents() -> list[int]:
     """Find this test process's warm parents."""
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(encoding="ascii").split()
-    return [int(child) for child in children if b"warm_parent" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    children = _children(os.getpid())
+    return [child for child in children if b"warm_parent" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def _children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(child) for child in text.split()]
 
 
 async def test_native_code_in_the_process_gets_at_nothing() -> None:

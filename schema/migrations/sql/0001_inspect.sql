@@ -177,14 +177,14 @@ BEGIN
     RETURN QUERY
     SELECT
         (event.line ->> 'at')::timestamptz(3), event.line ->> 'stage', event.line ->> 'level', event.line ->> 'source',
-        said.text
+        coalesce(said.text, '')
     FROM moonyard.event_batches AS batch
     CROSS JOIN LATERAL (
         SELECT split.line::jsonb, split.place
         FROM string_to_table(rtrim(batch.lines, E'\n'), E'\n') WITH ORDINALITY AS split (line, place)
     ) AS event (line, place)
     -- Where a command wrote fast, an event holds many lines.
-    CROSS JOIN LATERAL string_to_table(event.line ->> 'text', E'\n') WITH ORDINALITY AS said (text, place)
+    LEFT JOIN LATERAL string_to_table(event.line ->> 'text', E'\n') WITH ORDINALITY AS said (text, place) ON true
     WHERE batch.job_id = found AND event.line ->> 'type' = 'log'
     ORDER BY batch.attempt, batch.next_seq, event.place, said.place;
 END $$;

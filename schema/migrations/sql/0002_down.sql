@@ -1,7 +1,8 @@
 -- Back to what the version before knows. Jobs that wait for a time, a slot or the end of a pause wait no more, schedules
 -- and the audit are gone. The role moonyard_operator stays: it belongs to the whole cluster.
 DROP SCHEMA control CASCADE;
-DROP VIEW inspect.throughput, inspect.locks, inspect.health, inspect.schedules, inspect.audit, inspect.queue, inspect.runners;
+DROP VIEW inspect.throughput, inspect.locks, inspect.health, inspect.schedules, inspect.audit, inspect.queue, inspect.runners,
+    inspect.commands;
 DROP FUNCTION inspect.pipeline;
 DROP VIEW moonyard.waits;
 DROP TRIGGER slot_release ON moonyard.jobs;
@@ -22,6 +23,8 @@ ALTER TABLE moonyard.jobs
     DROP COLUMN retry, DROP COLUMN failures, DROP COLUMN request_hash, DROP COLUMN cancel_forced, DROP COLUMN resume, DROP COLUMN traceparent;
 DROP SEQUENCE moonyard.turns;
 ALTER TABLE moonyard.pipeline_versions DROP COLUMN rules;
+ALTER TABLE moonyard.commands
+    DROP COLUMN digest, DROP COLUMN cpu_seconds, DROP COLUMN memory_peak_bytes, DROP COLUMN output_bytes;
 ALTER TABLE moonyard.runners DROP COLUMN tags, DROP COLUMN drained_at, DROP COLUMN drained_by;
 DROP TABLE moonyard.tag_sets;
 
@@ -37,6 +40,20 @@ JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
 WHERE job.state = 'queued'
 ORDER BY job.number;
 COMMENT ON VIEW inspect.queue IS 'Jobs that wait for a runner, the next one first.';
+
+CREATE VIEW inspect.commands AS
+SELECT
+    job.number AS job,
+    command.attempt,
+    inspect.shortened(command.stage, 14) AS stage,
+    inspect.shortened(array_to_string(command.argv, ' '), 36) AS command,
+    command.code,
+    inspect.duration(make_interval(secs => command.duration_seconds)) AS took,
+    inspect.shortened(replace(command.container, 'docker.io/library/', ''), 26) AS container
+FROM moonyard.commands AS command
+JOIN moonyard.jobs AS job ON job.id = command.job_id
+ORDER BY job.number DESC, command.attempt DESC, command.seq;
+COMMENT ON VIEW inspect.commands IS 'Commands that ended, the newest job first, in the order in which they ended. No code: killed, or never started.';
 
 CREATE VIEW inspect.runners AS
 SELECT

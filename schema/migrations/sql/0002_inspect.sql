@@ -34,6 +34,24 @@ FROM moonyard.runners AS runner
 ORDER BY runner.name, runner.registered_at;
 COMMENT ON VIEW inspect.runners IS 'Runners; one that said nothing for 30 s is offline. drained_by: who wants no more jobs to go there.';
 
+CREATE OR REPLACE VIEW inspect.commands AS
+SELECT
+    job.number AS job,
+    command.attempt,
+    inspect.shortened(command.stage, 12) AS stage,
+    inspect.shortened(array_to_string(command.argv, ' '), 24) AS command,
+    command.code,
+    inspect.duration(make_interval(secs => command.duration_seconds)) AS took,
+    inspect.shortened(replace(command.container, 'docker.io/library/', ''), 18) AS container,
+    substr(command.digest, 8, 12) AS digest,
+    round(command.cpu_seconds::numeric, 3) AS cpu_s,
+    pg_size_pretty(command.memory_peak_bytes) AS memory,
+    pg_size_pretty(command.output_bytes) AS output
+FROM moonyard.commands AS command
+JOIN moonyard.jobs AS job ON job.id = command.job_id
+ORDER BY job.number DESC, command.attempt DESC, command.seq;
+COMMENT ON VIEW inspect.commands IS 'Commands that ended, the newest job first, in the order in which they ended. No code: killed, or never started. memory: the most that its container had meanwhile. No cpu_s and memory: it did not run alone in its container.';
+
 CREATE VIEW inspect.throughput AS
 SELECT
     span.name AS last,

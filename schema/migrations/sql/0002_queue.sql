@@ -23,6 +23,15 @@ COMMENT ON COLUMN moonyard.runners.tags IS 'A job whose pipeline asks for tags g
 COMMENT ON COLUMN moonyard.runners.drained_at IS 'An operator wants no more jobs to go there. (draining: the runner itself is stopping.)';
 
 ALTER TABLE moonyard.pipeline_versions ADD COLUMN rules jsonb;
+ALTER TABLE moonyard.commands
+    ADD COLUMN digest text,
+    ADD COLUMN cpu_seconds double precision,
+    ADD COLUMN memory_peak_bytes bigint,
+    ADD COLUMN output_bytes bigint NOT NULL DEFAULT 0;
+COMMENT ON COLUMN moonyard.commands.cpu_seconds IS 'Processor time; NULL where other commands ran in the container meanwhile, or the runner''s machine does not tell.';
+COMMENT ON COLUMN moonyard.commands.memory_peak_bytes IS 'The most memory that the container had while the command ran, cached files included; NULL as with cpu_seconds.';
+COMMENT ON COLUMN moonyard.commands.output_bytes IS 'Of stdout and stderr, whether they are in the log or not.';
+COMMENT ON COLUMN moonyard.commands.digest IS 'That of the container''s image in the registry that it came from.';
 COMMENT ON COLUMN moonyard.pipeline_versions.rules IS 'What the definition says about queueing, by itself: a submit reads no more.';
 
 ALTER TABLE moonyard.jobs

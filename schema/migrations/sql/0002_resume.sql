@@ -19,8 +19,7 @@ LANGUAGE plpgsql AS $$
 DECLARE
     ended record;
     kept record;
-    stages text[];
-    skipped text[];
+    first record;
     undone text;
 BEGIN
     SELECT job_row.number, job_row.finished_at, version.definition INTO ended
@@ -31,31 +30,45 @@ BEGIN
         PERFORM moonyard.job_retry(job, actor);
         RETURN;
     END IF;
-    SELECT array_agg(stage.value ->> 'name' ORDER BY stage.ordinality) INTO stages
-    FROM json_array_elements(ended.definition -> 'stages') WITH ORDINALITY AS stage;
-    IF array_position(stages, from_stage) IS NULL THEN
+    -- By its name in the file, a stage with a matrix is the first of its combinations.
+    SELECT stage.value ->> 'name' AS name, stage.ordinality AS place INTO first
+    FROM json_array_elements(ended.definition -> 'stages') WITH ORDINALITY AS stage
+    WHERE from_stage IN (stage.value ->> 'name', stage.value ->> 'of')
+    ORDER BY stage.ordinality
+    LIMIT 1;
+    IF NOT FOUND THEN
         PERFORM moonyard.refuse(
             'stage_unknown',
             format('job %s has no stage `%s` to begin with', ended.number, left(from_stage, 120)),
-            'Its stages are: ' || array_to_string(stages, ', ') || '.'
+            'Its stages are: ' || (
+                SELECT string_agg(stage.value ->> 'name', ', ' ORDER BY stage.ordinality)
+                FROM json_array_elements(ended.definition -> 'stages') WITH ORDINALITY AS stage
+            ) || '.'
         );
     END IF;
-    skipped := stages[:array_position(stages, from_stage) - 1];
-    IF skipped = '{}' THEN  -- the first stage: as any retry
+    IF first.place = 1 THEN  -- as any retry
         PERFORM moonyard.job_retry(job, actor);
         RETURN;
     END IF;
-    SELECT name INTO undone FROM unnest(skipped) WITH ORDINALITY AS before (name, place)
-    WHERE NOT EXISTS (
-        SELECT FROM moonyard.stages AS done WHERE done.job_id = job AND done.name = before.name AND done.state = 'succeeded'
+    -- Done is what succeeded, and what went no further because it need not.
+    SELECT before.value ->> 'name' INTO undone
+    FROM json_array_elements(ended.definition -> 'stages') WITH ORDINALITY AS before
+    WHERE before.ordinality < first.place AND NOT EXISTS (
+        SELECT FROM moonyard.stages AS done
+        WHERE done.job_id = job AND done.name = before.value ->> 'name'
+            AND CASE done.state
+                WHEN 'succeeded' THEN true
+                WHEN 'failed' THEN (before.value ->> 'allow_failure')::boolean
+                WHEN 'skipped' THEN before.value ->> 'when' <> 'on_success'
+            END
     )
-    ORDER BY place
+    ORDER BY before.ordinality
     LIMIT 1;
     IF FOUND THEN
         PERFORM moonyard.refuse(
             'stage_not_reached',
-            format('job %s cannot begin with stage `%s`: stage `%s` before it has not succeeded', ended.number, from_stage, undone),
-            format('Begin with `--from %s`, or from the start.', undone)
+            format('job %s cannot begin with stage `%s`: stage `%s` before it has not succeeded', ended.number, first.name, undone),
+            format('Begin with `--from %s`, or from the start.', CASE WHEN undone LIKE '% %' THEN quote_literal(undone) ELSE undone END)
         );
     END IF;
     IF NOT without_workspace THEN
@@ -65,7 +78,7 @@ BEGIN
                 'workspace_not_kept',
                 format(
                     'job %s cannot begin with stage `%s`: %s, so the files that the stages before it made are gone',
-                    ended.number, from_stage,
+                    ended.number, first.name,
                     CASE WHEN ended.definition ->> 'keep_workspace' IS NULL THEN 'its pipeline does not say `keep_workspace`'
                         ELSE 'no workspace of it is kept, or no longer' END
                 ),
@@ -74,6 +87,6 @@ BEGIN
         END IF;
     END IF;
     PERFORM moonyard.job_retry(job, actor);
-    UPDATE moonyard.jobs SET resume = jsonb_build_object('stage', from_stage, 'workspace', NOT without_workspace) WHERE id = job;
+    UPDATE moonyard.jobs SET resume = jsonb_build_object('stage', first.name, 'workspace', NOT without_workspace) WHERE id = job;
 END $$;
 COMMENT ON FUNCTION moonyard.job_resume IS 'Queues a job that ended once more, to begin with a stage: those before it are skipped.';

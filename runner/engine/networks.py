@@ -1,0 +1,165 @@
+"""Networks of our own: what is on one reaches nothing that is on another of them.
+
+Jobs with services have some, on which containers find each other by name. All other containers of an owner's that are
+to have a network are on one together, which has no names: on the engine's usual one they would reach the services.
+
+Each is labelled like a container with its owner, job and attempt, so that whoever finds it can tell whose it was. The
+engine gives it a range of addresses, a name server, and a way out through the machine.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
+from typing import Final
+
+import anyio
+from aiodocker.exceptions import DockerError
+from aiodocker.networks import DockerNetwork
+
+from runner.engine.connection import Connection
+from runner.engine.container import OWNER_LABEL, labels
+from runner.engine.errors import EngineError, NetworkUnavailable, first_line
+
+log: Final = logging.getLogger(__name__)
+
+REMOVAL_SECONDS: Final = 30.0
+
+
+# Podman lets the containers of isolated networks reach none of another isolated network.
+_ISOLATED: Final = {"isolate": "true"}
+
+
+async def create(connection: Connection, name: str, owner: str, job: str, attempt: int) -> None:
+    """Make a network on which containers find each other by name.
+
+    :raises NetworkUnavailable: when the engine does not make one.
+    """
+    await connection.ensure()
+    # A cancel between the question and the answer would leave a network nobody knows of.
+    with anyio.CancelScope(shield=True):
+        try:
+            async with connection.reaching(f"making network {name}"):
+                await connection.docker.networks.create(
+                    {
+                        "Name": name,
+                        "Driver": "bridge",
+                        "Labels": labels(owner, job, attempt, "network"),
+                        "Options": _ISOLATED,
+                    }
+                )
+        except DockerError as error:
+            raise NetworkUnavailable(
+                f"a network for job {job} could not be made: {first_line(error.message)}",
+                hint="Install netavark, aardvark-dns and iptables on the runner's machine.",
+            ) from error
+
+
+def new_name(owner: str) -> str:
+    """Give a name for something of an owner's that nothing else has."""
+    return f"moonyard-{owner[:8]}-{secrets.token_hex(6)}"
+
+
+class OwnBridge:
+    """The network of an owner's containers that ask for "bridge". Made when the first one does."""
+
+    def __init__(self, connection: Connection, name: str, owner: str) -> None:
+        self.name = name
+        self._connection = connection
+        self._owner = owner
+        self._making = anyio.Lock()
+        self._made: str | None = None
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, connection: Connection, owner: str) -> AsyncGenerator[OwnBridge]:
+        """Have one; it is removed at the end, when all that makes containers has ended."""
+        bridge = cls(connection, new_name(owner), owner)
+        try:
+            yield bridge
+        finally:
+            with anyio.CancelScope(shield=True), suppress(EngineError):  # the owner's label leads the next start to it
+                await bridge.remove()
+
+    async def get(self) -> str:
+        """Give its name, or that of the engine's usual one, where the engine makes none like it.
+
+        :raises EngineError: when the engine does not answer.
+        """
+        async with self._making:
+            if self._made is None:
+                self._made = self.name if await self._create() else "bridge"
+            return self._made
+
+    def forget(self, message: str) -> bool:
+        """Tell whether an error of the engine's says that the network is gone, and make it anew the next time."""
+        is_gone = self.name in message and "not found" in message
+        if is_gone:  # `podman system prune` removes networks that nobody uses just then
+            self._made = None
+        return is_gone
+
+    async def remove(self) -> None:
+        """Remove it, unless somebody is on it still.
+
+        :raises EngineError: when the engine does not do it.
+        """
+        if self._made == self.name:
+            await remove(self._connection, self.name)
+
+    async def _create(self) -> bool:
+        description = {
+            "name": self.name,
+            "driver": "bridge",
+            "labels": labels(self._owner, "", 0, "network"),
+            "options": _ISOLATED,
+            "dns_enabled": False,
+        }
+        await self._connection.ensure()
+        try:
+            with anyio.CancelScope(shield=True):
+                async with self._connection.reaching(f"making network {self.name}"):
+                    # Only Podman's own API can have one without names, for which aiodocker has no words.
+                    await self._connection.docker._query_json(  # noqa: SLF001
+                        "v4.0.0/libpod/networks/create", method="POST", data=description, versioned_api=False
+                    )
+        except DockerError as error:
+            # Whoever cannot have a network meets the trouble when a container is to be connected.
+            log.debug("network %s could not be made: %s", self.name, first_line(error.message))
+            return False
+        return True
+
+
+async def remove(connection: Connection, name: str) -> bool:
+    """Remove a network; False while containers are on it. One that is not there counts as removed.
+
+    :raises EngineError: when the engine does not do it.
+    """
+    await connection.ensure()
+    try:
+        async with connection.reaching(f"removing network {name}", REMOVAL_SECONDS):
+            await DockerNetwork(connection.docker, name).delete()
+    except DockerError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return True
+        # Podman 4 answers with 500, Podman 5 with 409, Docker with 403.
+        if "being used" in error.message or "active endpoints" in error.message:
+            return False
+        raise EngineError(f"network {name} could not be removed: {first_line(error.message)}") from error
+    return True
+
+
+async def of_owner(connection: Connection, owner: str) -> list[str]:
+    """List the names of an owner's networks.
+
+    :raises EngineError: when the engine does not tell.
+    """
+    await connection.ensure()
+    try:
+        async with connection.reaching(f"listing the networks of owner {owner}"):
+            found = await connection.docker.networks.list(filters={"label": [f"{OWNER_LABEL}={owner}"]})
+    except DockerError as error:
+        raise EngineError(f"the networks of owner {owner} could not be listed: {first_line(error.message)}") from error
+    return [network["Name"] for network in found]
