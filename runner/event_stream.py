@@ -88,19 +88,7 @@ class EventStream:
                 await self._drop(stage, at, text)
                 continue
             self._log_bytes_left -= cost
-            self._seq += 1
-            event = LogEvent(
-                at=at,
-                job=self.job,
-                attempt=self.attempt,
-                seq=self._seq,
-                stage=stage,
-                level=level,
-                source=source,
-                text=text,
-                service=msgspec.UNSET if service is None else service,
-            )
-            self._append(event)
+            self._append_log(at, stage, level, source, text, service)
             if self._buffer_bytes >= BUFFER_BYTES_MAXIMUM:
                 await self._room()
 
@@ -114,19 +102,7 @@ class EventStream:
         at = times.now()
         for text in _pieces(block.text):
             await self._room()
-            self._seq += 1
-            self._append(
-                LogEvent(
-                    at=at,
-                    job=self.job,
-                    attempt=self.attempt,
-                    seq=self._seq,
-                    stage=stage,
-                    level=level,
-                    source=source,
-                    text=text,
-                )
-            )
+            self._append_log(at, stage, level, source, text)
 
     async def stage(
         self,
@@ -270,6 +246,24 @@ class EventStream:
             size += len(line)
         return self._buffer[:], size
 
+    def _append_log(
+        self, at: str, stage: str | None, level: Level, source: Source, text: str, service: str | None = None
+    ) -> None:
+        self._seq += 1
+        self._append(
+            LogEvent(
+                at=at,
+                job=self.job,
+                attempt=self.attempt,
+                seq=self._seq,
+                stage=stage,
+                level=level,
+                source=source,
+                text=text,
+                service=msgspec.UNSET if service is None else service,
+            )
+        )
+
     def _append(self, event: AnyEvent) -> None:
         if self._nobody_listens:
             return
@@ -287,19 +281,8 @@ class EventStream:
     async def _drop(self, stage: str | None, at: str, text: str) -> None:
         if not self._lines_dropped:
             limit = self._log_bytes_maximum // (1024 * 1024)
-            self._seq += 1
-            self._append(
-                LogEvent(
-                    at=at,
-                    job=self.job,
-                    attempt=self.attempt,
-                    seq=self._seq,
-                    stage=stage,
-                    level="warn",
-                    source="system",
-                    text=f"the log reached its limit of {limit} MiB; output from here on is dropped",
-                )
-            )
+            told = f"the log reached its limit of {limit} MiB; output from here on is dropped"
+            self._append_log(at, stage, "warn", "system", told)
         self._lines_dropped += 1
         self._bytes_dropped += len(text)
 
