@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from io import BufferedReader
 from typing import IO, Final
@@ -26,7 +27,8 @@ log: Final = logging.getLogger(__name__)
 PAUSE_SECONDS_FIRST: Final = 0.1
 PAUSE_SECONDS_MAXIMUM: Final = 5.0
 BLOB_SECONDS: Final = 3600.0
-BLOB_TRIES: Final = 5
+PATIENCE_SECONDS: Final = 15 * 60.0
+"""For contents that no orchestrator takes or gives: an outage is no failure of the job's, and does not last for ever."""
 GATHERING_SECONDS: Final = 0.02
 """A reader does not notice it, and each batch costs a request here, there, and a commit."""
 TEMPORARY_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
@@ -38,26 +40,26 @@ class AttemptGone(MoonyardError):
     code = "attempt_gone"
 
 
-async def persistently(what: str, send: Callable[[], Awaitable[None]], *, tries: int | None = None) -> None:
+async def persistently(what: str, send: Callable[[], Awaitable[None]], *, patience: float = math.inf) -> None:
     """Call ``send`` until it succeeds, with growing pauses while no orchestrator answers.
 
+    :param patience: for how many seconds to go on.
     :raises AttemptGone: when an orchestrator says so.
-    :raises MoonyardError: for any other refusal, which a repetition would not change, and after the last of ``tries``.
+    :raises MoonyardError: for any other refusal, which a repetition would not change, and when the patience is over.
     """
     pause = PAUSE_SECONDS_FIRST
-    tried = 0
+    gives_up_at = anyio.current_time() + patience
     while True:
-        tried += 1
         try:
             await send()
         except OrchestratorRefused as refusal:
             if refusal.code == AttemptGone.code:
                 raise AttemptGone(refusal.message) from refusal
-            if refusal.status not in TEMPORARY_STATUS or tried == tries:
+            if refusal.status not in TEMPORARY_STATUS or anyio.current_time() > gives_up_at:
                 raise
             problem: MoonyardError = refusal
         except OrchestratorUnreachable as error:
-            if tried == tries:
+            if anyio.current_time() > gives_up_at:
                 raise
             problem = error
         else:
@@ -107,7 +109,7 @@ class OrchestratorArtifacts:
             message = ArtifactSave(name=name, sha256=sha256, size_bytes=size, content_type=content_type)
             await self._client.post(self._path, Artifact, message)
 
-        await persistently(f"uploading artifact `{name}`", upload, tries=BLOB_TRIES)
+        await persistently(f"uploading artifact `{name}`", upload, patience=PATIENCE_SECONDS)
         await persistently(f"naming artifact `{name}`", name_it)
         return SavedArtifact(sha256=sha256, size_bytes=size)
 
@@ -134,8 +136,8 @@ class OrchestratorWorkspaces:
         async def name_it() -> None:
             kept.append(await self._client.post(self._path, WorkspaceKept, WorkspaceKeep(sha256=sha256)))
 
-        await persistently("uploading the workspace", upload, tries=BLOB_TRIES)
-        await persistently("keeping the workspace", name_it, tries=BLOB_TRIES)
+        await persistently("uploading the workspace", upload, patience=PATIENCE_SECONDS)
+        await persistently("keeping the workspace", name_it, patience=PATIENCE_SECONDS)
         return kept[-1].expires_at
 
     async def fetch(self, file: IO[bytes]) -> None:
@@ -157,7 +159,7 @@ class OrchestratorWorkspaces:
                 raise OrchestratorUnreachable("the kept workspace did not arrive as it was sent")
 
         with anyio.fail_after(BLOB_SECONDS):
-            await persistently("fetching the kept workspace", download, tries=BLOB_TRIES)
+            await persistently("fetching the kept workspace", download, patience=PATIENCE_SECONDS)
         file.seek(0)
 
 
