@@ -28,7 +28,7 @@ PAUSE_SECONDS_FIRST: Final = 0.1
 PAUSE_SECONDS_MAXIMUM: Final = 5.0
 BLOB_SECONDS: Final = 3600.0
 PATIENCE_SECONDS: Final = 15 * 60.0
-"""For contents that no orchestrator takes or gives: an outage is no failure of the job's, and does not last for ever."""
+"""For contents that no orchestrator takes or gives: an outage is no failure of the job's, and not without an end."""
 GATHERING_SECONDS: Final = 0.02
 """A reader does not notice it, and each batch costs a request here, there, and a commit."""
 TEMPORARY_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
