@@ -531,7 +531,7 @@ def until(line: Line) -> dict[str, str]:
          """while true do pcall(process.run, { command = "sh",
               args = { "-c", "trap '' INT TERM; echo go; sleep 99" } }) end""",
          signal.SIGINT),
-        ({"type": "log", "text": "y"}, 'process.run({ command = "yes" })', signal.SIGTERM),
+        ({"type": "log", "source": "stdout"}, 'process.run({ command = "yes" })', signal.SIGTERM),
         ({"type": "log", "text": "go"},
          f"""container.run("{ALPINE}", function() container.run("{ALPINE}", function()
               process.run({{ command = "sh", args = {{ "-c", "echo go; sleep 1000" }} }}) end) end)""", signal.SIGINT),
