@@ -60,7 +60,12 @@ async def create(connection: Connection, name: str, owner: str, job: str, attemp
 
 def new_name(owner: str) -> str:
     """Give a name for something of an owner's that nothing else has."""
-    return f"moonyard-{owner[:8]}-{secrets.token_hex(6)}"
+    return name_prefix(owner) + secrets.token_hex(6)
+
+
+def name_prefix(owner: str) -> str:
+    """Give what the names of an owner's containers and networks begin with when they are made."""
+    return f"moonyard-{owner[:8]}-"
 
 
 class OwnBridge:

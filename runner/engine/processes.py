@@ -220,17 +220,39 @@ def _send(handle: int, number: signal.Signals) -> None:
         signal.pidfd_send_signal(handle, number)
 
 
-def end_monitors(container: str) -> None:
-    """End the monitors that Podman left behind for the commands of a container that is removed.
+class Monitor(msgspec.Struct, frozen=True, kw_only=True):
+    """A process of Podman's (``conmon``) that watches a container, or a command in one."""
 
-    Podman's ``conmon`` stays for five minutes after each exec to forget the exec's record, which went with the
-    container (Podman 4.3: `exit_command_delay`). A long job would leave hundreds.
-    """
+    pid: int
+    words: frozenset[str]
+    """Of its command line: among them the container's id and the name that it was made with."""
+
+
+def monitors() -> list[Monitor]:
+    """List Podman's monitors on this machine."""
+    found: list[Monitor] = []
     for name in os.listdir(_PROC):  # noqa: PTH208  # a thousand paths would be made to read a thousand names
         if not name.isdecimal():
             continue
         with suppress(OSError):
             with open(f"/proc/{name}/cmdline", "rb") as file:  # noqa: PTH123  # called for each process of the machine
                 words = file.read().split(b"\0")
-            if words[0].rpartition(b"/")[2] == b"conmon" and container.encode() in words:
-                os.kill(int(name), signal.SIGKILL)
+            if words[0].rpartition(b"/")[2] == b"conmon":
+                found.append(Monitor(pid=int(name), words=frozenset(word.decode(errors="replace") for word in words)))
+    return found
+
+
+def end_monitors(container: str) -> None:
+    """End the monitors that Podman left behind for the commands of a container that is removed.
+
+    Podman's ``conmon`` stays for five minutes after each exec to forget the exec's record, which went with the
+    container (Podman 4.3: `exit_command_delay`). A long job would leave hundreds.
+    """
+    for monitor in monitors():
+        if container in monitor.words:
+            end_monitor(monitor)
+
+
+def end_monitor(monitor: Monitor) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(monitor.pid, signal.SIGKILL)

@@ -22,9 +22,10 @@ from typing import Final
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 from aiodocker.exceptions import DockerError
 
-from runner.engine import networks
+from runner.engine import networks, processes
 from runner.engine.connection import Connection, Found, labelled
 from runner.engine.container import OWNER_LABEL, Container, remove
 from runner.engine.errors import EngineError, first_line
@@ -141,6 +142,7 @@ class Removals:
         for name in listed_networks:
             if name not in self._names and await networks.remove(self._connection, name):
                 count += 1
+        await self._end_lone_monitors(self._owner, {found.id for found in listed})
         if count:
             log.info("removed %d containers and networks that nobody held any more", count)
         return count
@@ -154,7 +156,17 @@ class Removals:
         await self._remove_all([found.id for found in listed])
         for name in await networks.of_owner(self._connection, owner):
             await self._remove_network(name)
+        await self._end_lone_monitors(owner, set())
         return len(listed)
+
+    async def _end_lone_monitors(self, owner: str, listed: set[str]) -> None:
+        """End the monitors of containers that the engine does not know: it was killed while it started them."""
+        found = await anyio.to_thread.run_sync(processes.monitors)
+        known = listed | {container.id for container in self._living} | self._names
+        prefix = networks.name_prefix(owner)
+        for monitor in found:
+            if any(word.startswith(prefix) for word in monitor.words) and monitor.words.isdisjoint(known):
+                processes.end_monitor(monitor)
 
     async def _containers_of(self, owner: str) -> list[Found]:
         for tries_left in range(HALF_REMOVED_MAXIMUM, -1, -1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,10 +14,11 @@ import anyio
 import msgspec
 import pytest
 
+from runner.engine import networks
 from runner.engine.container import Container, ContainerSpec
 from runner.engine.engine import Engine
 from runner.engine.settings import EngineSettings
-from tests.engine.conftest import ImageMaker, Said
+from tests.engine.conftest import ImageMaker, Said, run
 from tests.engine.test_service import service_of
 
 
@@ -140,3 +142,24 @@ async def test_removals_that_an_engine_outage_broke_are_repaired(
         assert await ids(owner) | await ids(owner, "network", "ls") != set()
         await other.reap()
         assert await ids(owner) | await ids(owner, "network", "ls") == set()
+
+
+async def test_a_monitor_of_a_container_that_the_engine_does_not_know_is_ended(
+    engine: Engine, spec: ContainerSpec, tmp_path: Path
+) -> None:
+    """Podman that is killed while it starts a container may leave one, which waits for ever."""
+    container = await engine.create_container(spec, Said())
+    own, others = networks.new_name(engine._owner), networks.new_name("f" * 16)
+    # By its name and its words it is one; what it does meanwhile matters to nobody.
+    program = tmp_path / "conmon"
+    program.symlink_to("/bin/sh")
+    lone = await anyio.open_process([program, "-c", "read line", "-n", own], stdin=subprocess.PIPE)
+    of_another = await anyio.open_process([program, "-c", "read line", "-n", others], stdin=subprocess.PIPE)
+    async with lone, of_another:
+        await engine.reap()
+        with anyio.fail_after(20):
+            assert await lone.wait() == -signal.SIGKILL
+        assert of_another.returncode is None
+        of_another.kill()
+    assert (await run(container, "echo", "served")).stdout == b"served\n"
+    await container.remove()
