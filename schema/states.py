@@ -11,5 +11,4 @@ LogLevel = Literal["debug", "info", "warn", "error", "off"]
 Source = Literal["stdout", "stderr", "lua", "system", "service"]
 
 FINAL_JOB_STATES: Final[frozenset[JobState]] = frozenset({"succeeded", "failed", "cancelled", "lost"})
-LEVELS: Final[tuple[Level, ...]] = ("debug", "info", "warn", "error")
 LOG_LEVELS: Final[tuple[LogLevel, ...]] = ("debug", "info", "warn", "error", "off")
