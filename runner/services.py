@@ -257,7 +257,8 @@ class Service:
         trouble: str | None = "it was not asked yet"
         pause = PAUSE_SECONDS
         with anyio.move_on_after(ready.timeout):
-            while (trouble := await self._trouble(ready)) is not None:
+            # What answers at the address of one that has ended is another.
+            while (trouble := await self._trouble(ready)) is not None or self.container.has_ended:
                 if self.container.has_ended:
                     await self._silent.wait()
                 if self._silent.is_set():
@@ -278,11 +279,13 @@ class Service:
 
     async def _trouble(self, ready: Readiness) -> str | None:
         """Say why it is not ready; None when it is."""
+        if self.container.has_ended:
+            return "it has ended"
         if ready.command is not None:
             return await self._trouble_by_command(ready.command)
         assert ready.port is not None, "a service is asked at a port or by a command"
         first = self.container.first_process
-        if first is None:  # of another machine's
+        if first is None:
             return await self._trouble_by_connecting(ready.port)
         match listening(first, ready.port):
             case "yes":
@@ -307,12 +310,17 @@ class Service:
         return f"`{argv[0]}` exited with code {result.code}{output.shown}"
 
     async def _trouble_by_connecting(self, port: int) -> str | None:
+        """Ask one whose processes are another machine's, or ended before they were looked at."""
         try:
             with anyio.fail_after(CONNECT_SECONDS):
                 await (await anyio.connect_tcp(self.address, port)).aclose()
         except (OSError, TimeoutError) as error:
             return f"port {port} cannot be reached ({reason(error)})"
-        return None
+        # The address of one that has ended may be another's, or lead out of this machine: there, anything may answer.
+        with suppress(EngineError):
+            if await self.container.exit_code() is None:
+                return None
+        return f"something answers at port {port}, but whether it is the service is not known"
 
     def _last_words(self) -> str:
         if not self._last:

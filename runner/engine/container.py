@@ -125,6 +125,8 @@ class Container:
         self.addresses: dict[str, str] = {name: network["IPAddress"] for name, network in networks.items()}
         """By the names of its networks."""
         pid = int(facts["State"]["Pid"])
+        self._had_ended = not facts["State"]["Running"] or pid == 0
+        """Before it was looked at: a service may do so at once."""
         self._meter = Meter.of(pid, container.id)
         self._measured = 0
         """How many commands are being measured now."""
@@ -149,7 +151,7 @@ class Container:
     def has_ended(self) -> bool:
         """Whether its first process has ended, as far as this machine can tell."""
         namespace = self._surroundings.namespace
-        return namespace is not None and namespace.is_over
+        return self._had_ended or (namespace is not None and namespace.is_over)
 
     async def exit_code(self) -> int | None:
         """Ask how its first process ended; None while it runs. The engine learns of the end a moment after it.
