@@ -9,6 +9,7 @@ together while the lanes are at work, and the less each costs.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Generic, TypeVar
@@ -29,9 +30,8 @@ class _Asked(Generic[Question, Answer]):
     def __init__(self, question: Question, size: int) -> None:
         self.question = question
         self.size = size
-        self.answered = anyio.Event()
-        self.answer: Answer
-        self.error: Exception | None = None
+        self.answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        """A future and no event of anyio's, which costs as much as all else that is done for a question."""
 
 
 class Gatherer(Generic[Question, Answer]):
@@ -63,10 +63,7 @@ class Gatherer(Generic[Question, Answer]):
         asked: _Asked[Question, Answer] = _Asked(question, size)
         self._waiting.append(asked)
         self._arrived.set()
-        await asked.answered.wait()
-        if asked.error is not None:
-            raise asked.error
-        return asked.answer
+        return await asked.answered
 
     async def run(self) -> None:
         """Answer, until cancelled."""
@@ -111,14 +108,14 @@ class Gatherer(Generic[Question, Answer]):
                 await self._answer([asked])
             return
         for asked, answer in zip(taken, answers, strict=True):
-            asked.answer = answer
-            asked.answered.set()
+            if not asked.answered.done():  # its asker was cancelled
+                asked.answered.set_result(answer)
 
 
 def _fail(asked: Iterable[_Asked[Question, Answer]], error: Exception) -> None:
     for one in asked:
-        one.error = error
-        one.answered.set()
+        if not one.answered.done():
+            one.answered.set_exception(error)
 
 
 def _stopped() -> DatabaseUnavailable:

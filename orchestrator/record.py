@@ -24,7 +24,7 @@ from schema.database import DatabaseUnavailable
 from schema.events import CommandEvent, StageEvent
 
 STATEMENT_BYTES_MAXIMUM: Final = 1024 * 1024
-_PAUSES: Final = (0.0, 0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+_PAUSES: Final = (None, 0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
 """Before each try: a heartbeat, or the same batch on its way twice, holds the rows for a few milliseconds."""
 
 
@@ -56,7 +56,8 @@ class Record:
         :raises DatabaseUnavailable: when somebody else holds the attempt's rows for longer than a moment, too.
         """
         for pause in _PAUSES:
-            await anyio.sleep(pause)
+            if pause is not None:
+                await anyio.sleep(pause)
             told = _Told(runner=runner, job=job, attempt=attempt, batch=batch)
             if await self._gatherer.ask(told, len(batch.data)):
                 self._notifications.job_told(job)

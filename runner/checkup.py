@@ -27,7 +27,7 @@ from runner import owner as owners
 from runner.engine import limits
 from runner.engine.container import CAPABILITIES, Container, ContainerSpec
 from runner.engine.engine import Engine
-from runner.engine.errors import EngineError, reason
+from runner.engine.errors import EngineError, NotIsolated, reason
 from runner.engine.exec import Command
 from runner.engine.facts import EngineFacts
 from runner.engine.settings import EngineSettings
@@ -277,7 +277,9 @@ async def _isolation(engine: Engine, spec: ContainerSpec) -> Finding:
 async def _network(engine: Engine, spec: ContainerSpec) -> Finding:
     try:
         async with _container(engine, msgspec.structs.replace(spec, network="bridge")):
-            return Finding(check="network", state="ok", text="containers get one")
+            return Finding(check="network", state="ok", text="containers get one, on which none reaches another")
+    except NotIsolated:
+        return Finding(check="network", state="ok", text="each job gets one of its own, made when it needs it")
     except MoonyardError as error:
         return failed("network", error)
 

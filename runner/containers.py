@@ -6,7 +6,8 @@
 - a block container, for the span of one ``container.run``; those that plugins open are block containers too.
 
 Where a job or a stage has services, its containers are on a network with them (``runner.services``); a stage that has
-some, and names no image, has a container of its own of the default image.
+some, and names no image, has a container of its own of the default image. All others can reach no container at all;
+where the engine cannot keep them from each other on one network, those of a job have one of their own.
 
 Removal goes on in the background while the job goes on; ``remove_all`` waits until nothing runs any more. What cannot
 be removed is said in the log, and tried again by ``runner.reaper``.
@@ -15,7 +16,7 @@ be removed is said in the log, and tried again by ``runner.reaper``.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,8 @@ import msgspec
 
 from runner.engine.container import Container, ContainerKind, ContainerSpec
 from runner.engine.engine import Engine
+from runner.engine.errors import NotIsolated
+from runner.engine.images import Progress
 from runner.event_stream import EventStream
 from runner.services import Services
 from schema.definition import ServiceDefinition, StageDefinition
@@ -81,6 +84,9 @@ class JobContainers:
         self._ahead: dict[str, Ahead] = {}
         self._services: dict[str, Services] = {}
         """Of the job and of stages, by ``""`` and the stages' names."""
+        self._network: str | None = None
+        """The job's own, where there has to be one without services."""
+        self._making_network = anyio.Lock()
         self._to_remove: set[Container] = set()
 
     async def for_command(self, stage: StageDefinition, handle: str | None) -> Container:
@@ -213,6 +219,9 @@ class JobContainers:
                 tasks.start_soon(self._remove, container)
             for services in self._services.values():
                 tasks.start_soon(services.end)
+        if self._network is not None:
+            self._engine.discard_network(self._network)
+            self._network = None
 
     def _spec(self, image: str, kind: ContainerKind) -> ContainerSpec:
         return ContainerSpec(
@@ -228,7 +237,7 @@ class JobContainers:
         progress = self._progress(stage, quiet=quiet)
         try:
             with anyio.fail_after(CREATION_SECONDS):
-                container = await self._engine.create_container(spec, progress)
+                container = await self._create(spec, progress)
         except TimeoutError as error:
             raise MoonyardError(
                 f"container of image `{spec.image}` was not ready within {CREATION_SECONDS:.0f} s",
@@ -237,7 +246,25 @@ class JobContainers:
         self._to_remove.add(container)
         return container
 
-    def _progress(self, stage: str, *, quiet: bool) -> Callable[[str], Awaitable[None]]:
+    async def _create(self, spec: ContainerSpec, progress: Progress) -> Container:
+        if spec.network == "none" or spec.networks:
+            return await self._engine.create_container(spec, progress)
+        if self._engine.isolates:
+            try:
+                return await self._engine.create_container(spec, progress)
+            except NotIsolated:
+                pass  # it has found that out just now
+        return await self._engine.create_container(
+            msgspec.structs.replace(spec, networks=[await self._own_network()]), progress
+        )
+
+    async def _own_network(self) -> str:
+        async with self._making_network:
+            if self._network is None:
+                self._network = await self._engine.create_network(self._stream.job, self._stream.attempt)
+            return self._network
+
+    def _progress(self, stage: str, *, quiet: bool) -> Progress:
         async def progress(text: str) -> None:
             await self._stream.log(stage, "debug" if quiet else "info", "system", text)
 

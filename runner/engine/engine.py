@@ -31,6 +31,7 @@ from runner.engine.errors import (
     EngineLost,
     EngineUnavailable,
     ImagePlatformMismatch,
+    NotIsolated,
     first_line,
     reason,
 )
@@ -152,6 +153,11 @@ class Engine:
         await self._warm.until_ready()
 
     @property
+    def isolates(self) -> bool:
+        """Whether containers of different jobs are kept from each other without networks of their own."""
+        return self._bridge.isolates
+
+    @property
     def keeps_warm(self) -> bool:
         """Whether containers are made ahead here."""
         return self._warm.is_on
@@ -173,6 +179,7 @@ class Engine:
         Whatever happens, also when the caller is cancelled, no container is left that was not returned.
 
         :param progress: takes lines about a pull.
+        :raises NotIsolated: when it would be on one network with others, and could reach them.
         :raises ImageNotFound: and its siblings in ``runner.engine.errors``, which say why there is no container.
         """
         resolved, is_pulled = await self._resolve(spec, progress)
@@ -306,7 +313,12 @@ class Engine:
             kind="warm",
         )
         await self._connection.ensure()
-        container = await self._make_with_server(spec, shape.image, None)
+        try:
+            container = await self._make_with_server(spec, shape.image, None)
+        except NotIsolated as error:
+            log.warning("no container is made ahead any more: each is to be on a network of its job's (%s)", error)
+            self._warm.stop()
+            raise
         if container is None:
             raise ContainerStartFailed(f"image `{shape.image}` has no shell that serves commands")
         return container
@@ -399,6 +411,8 @@ class Engine:
                     await before_start(container)
                 await start(container)
                 facts = await describe(container)
+            if _is_on_shared_bridge(spec):
+                await self._bridge.isolate()
         await anyio.lowlevel.checkpoint()
         # Podman's own API has it under this name, the one that Docker speaks too has not.
         return container, facts | {"ImageDigest": await self._images.digest_of(resolved, facts["Image"])}
@@ -428,7 +442,7 @@ class Engine:
     async def _create_once(
         self, spec: ContainerSpec, resolved: str, name: str, first: helper.FirstProcess
     ) -> DockerContainer:
-        if spec.network == "bridge" and not spec.networks:
+        if _is_on_shared_bridge(spec):
             spec = msgspec.structs.replace(spec, network=await self._bridge.get())
         async with self._connection.reaching(f"making a container of `{spec.image}`"):
             return await self._connection.docker.containers.create(
@@ -449,6 +463,10 @@ def _can_keep_warm(settings: EngineSettings, connection: Connection) -> bool:
     # To enter a container's mounts takes root, and a machine that is the containers' own. And what is to be pulled for
     # each container cannot be made ahead.
     return connection.is_local and os.geteuid() == 0 and settings.pull_policy != "always"
+
+
+def _is_on_shared_bridge(spec: ContainerSpec) -> bool:
+    return spec.network == "bridge" and not spec.networks
 
 
 def _missing(spec: ContainerSpec, resolved: str) -> ContainerStartFailed:

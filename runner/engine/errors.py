@@ -12,6 +12,7 @@ EngineError
 ├── CredentialsUnusable      the file with the registries' credentials cannot be read
 ├── ContainerStartFailed     the engine would not make or start the container
 ├── NetworkUnavailable       the engine cannot give a container its network
+│   └── NotIsolated          it cannot keep containers of one network from each other: each job needs its own
 ├── StateFolderUnusable      what the runner keeps beside a container cannot be written, for its disk is full
 ├── ContainerGone            the container stopped, or was removed by somebody else
 ├── CommandNotFound          the container has no such program
@@ -89,6 +90,10 @@ class ContainerStartFailed(EngineError):
 
 class NetworkUnavailable(EngineError):
     code = "network_unavailable"
+
+
+class NotIsolated(NetworkUnavailable):
+    """The network that an owner's containers share would let them reach each other."""
 
 
 class ContainerGone(EngineError):

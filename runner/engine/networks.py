@@ -1,7 +1,8 @@
 """Networks of our own: what is on one reaches nothing that is on another of them.
 
 Jobs with services have some, on which containers find each other by name. All other containers of an owner's that are
-to have a network are on one together, which has no names: on the engine's usual one they would reach the services.
+to have a network are on one bridge, which has no names, and on which none of them reaches another (``bridge_ports``).
+That takes a runner that is root where the containers run; elsewhere, each job has a network of its own.
 
 Each is labelled like a container with its owner, job and attempt, so that whoever finds it can tell whose it was. The
 engine gives it a range of addresses, a name server, and a way out through the machine.
@@ -10,6 +11,7 @@ engine gives it a range of addresses, a name server, and a way out through the m
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -17,12 +19,14 @@ from http import HTTPStatus
 from typing import Final
 
 import anyio
+import anyio.to_thread
 from aiodocker.exceptions import DockerError
 from aiodocker.networks import DockerNetwork
 
+from runner.engine import bridge_ports
 from runner.engine.connection import Connection
 from runner.engine.container import OWNER_LABEL, labels
-from runner.engine.errors import EngineError, NetworkUnavailable, first_line
+from runner.engine.errors import EngineError, NetworkUnavailable, NotIsolated, first_line
 
 log: Final = logging.getLogger(__name__)
 
@@ -73,10 +77,14 @@ class OwnBridge:
 
     def __init__(self, connection: Connection, name: str, owner: str) -> None:
         self.name = name
+        self.isolates = connection.is_local and os.geteuid() == 0
+        """Whether it keeps the containers on it from each other, as far as that was found out."""
+        self._device = "moonyard" + secrets.token_hex(3)
+        """What the kernel knows it by: at most 15 letters."""
         self._connection = connection
         self._owner = owner
         self._making = anyio.Lock()
-        self._made: str | None = None
+        self._made = False
 
     @classmethod
     @asynccontextmanager
@@ -90,20 +98,36 @@ class OwnBridge:
                 await bridge.remove()
 
     async def get(self) -> str:
-        """Give its name, or that of the engine's usual one, where the engine makes none like it.
+        """Give its name.
 
+        :raises NotIsolated: when there is none that keeps containers from each other.
         :raises EngineError: when the engine does not answer.
         """
+        if not self.isolates:
+            raise NotIsolated("containers of different jobs cannot be kept from each other on one network here")
         async with self._making:
-            if self._made is None:
-                self._made = self.name if await self._create() else "bridge"
-            return self._made
+            if not self._made:
+                await self._create()
+                self._made = True
+            return self.name
+
+    async def isolate(self) -> None:
+        """Keep the containers that are on it by now from each other. Until then, they can reach one another.
+
+        :raises NotIsolated: when the kernel does not do it.
+        """
+        try:
+            await anyio.to_thread.run_sync(bridge_ports.isolate, self._device)
+        except OSError as error:
+            self.isolates = False
+            log.info("each job gets a network of its own: on one, they cannot be kept from each other here (%s)", error)
+            raise NotIsolated(f"containers on network {self.name} cannot be kept from each other ({error})") from error
 
     def forget(self, message: str) -> bool:
         """Tell whether an error of the engine's says that the network is gone, and make it anew the next time."""
         is_gone = self.name in message and "not found" in message
         if is_gone:  # `podman system prune` removes networks that nobody uses just then
-            self._made = None
+            self._made = False
         return is_gone
 
     async def remove(self) -> None:
@@ -111,13 +135,14 @@ class OwnBridge:
 
         :raises EngineError: when the engine does not do it.
         """
-        if self._made == self.name:
+        if self._made:
             await remove(self._connection, self.name)
 
-    async def _create(self) -> bool:
+    async def _create(self) -> None:
         description = {
             "name": self.name,
             "driver": "bridge",
+            "network_interface": self._device,
             "labels": labels(self._owner, "", 0, "network"),
             "options": _ISOLATED,
             "dns_enabled": False,
@@ -131,10 +156,8 @@ class OwnBridge:
                         "v4.0.0/libpod/networks/create", method="POST", data=description, versioned_api=False
                     )
         except DockerError as error:
-            # Whoever cannot have a network meets the trouble when a container is to be connected.
-            log.debug("network %s could not be made: %s", self.name, first_line(error.message))
-            return False
-        return True
+            self.isolates = False
+            raise NotIsolated(f"network {self.name} could not be made: {first_line(error.message)}") from error
 
 
 async def remove(connection: Connection, name: str) -> bool:

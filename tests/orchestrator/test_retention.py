@@ -12,11 +12,24 @@ AGE = """
 UPDATE moonyard.jobs SET state = 'succeeded', finished_at = now() - make_interval(days => $2) WHERE number = $1
 """
 
+# All that a runner leaves of an attempt has no foreign key.
+TABLES_OF_A_JOB = {
+    "attempts": "1, gen_random_uuid(), 'running', now(), NULL, now(), 1",
+    "stages": "1, 'build', 'running', NULL, now(), NULL, NULL, 1",
+    "commands": "1, 1, 'build', '{true}', 'image', 0, 1.0, now(), NULL",
+    "event_batches": "1, 1, 2, 1, E'\n', now()",
+}
+
 
 async def test_jobs_that_ended_long_ago_go_with_all_that_is_theirs(installation: Installation) -> None:
     await installation.replica()
     await installation.push()
     old, recent, queued = [(await installation.submit()).number for _ in range(3)]
+    for table, columns in TABLES_OF_A_JOB.items():
+        await installation.database.rows(
+            f"INSERT INTO moonyard.{table} SELECT id, {columns} FROM moonyard.jobs WHERE number = ANY ($1)",  # noqa: S608  # named here
+            [old, recent],
+        )
     await installation.database.rows(AGE, old, 40)
     await installation.database.rows(AGE, recent, 20)
     assert await retention.remove_old_jobs(installation.database, 30) == 1
@@ -26,10 +39,11 @@ async def test_jobs_that_ended_long_ago_go_with_all_that_is_theirs(installation:
         "SELECT DISTINCT job.number FROM moonyard.event_batches JOIN moonyard.jobs AS job ON job.id = job_id ORDER BY 1"
     )
     assert [row["number"] for row in batches] == [recent, queued]
-    orphans = await installation.database.value(
-        "SELECT count(*) FROM moonyard.event_batches WHERE job_id NOT IN (SELECT id FROM moonyard.jobs)"
-    )
-    assert orphans == 0
+    for table in TABLES_OF_A_JOB:
+        orphans = await installation.database.value(
+            f"SELECT count(*) FROM moonyard.{table} WHERE job_id NOT IN (SELECT id FROM moonyard.jobs)"  # noqa: S608  # named here
+        )
+        assert orphans == 0, table
     assert await retention.remove_old_jobs(installation.database, 30) == 0
 
 

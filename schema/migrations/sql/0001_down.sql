@@ -7,3 +7,4 @@ DROP TABLE
     moonyard.stages, moonyard.attempts, moonyard.jobs, moonyard.pipelines, moonyard.pipeline_versions,
     moonyard.tokens, moonyard.runners
     CASCADE;
+DROP FUNCTION moonyard.job_remnants;
