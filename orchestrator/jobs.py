@@ -130,12 +130,12 @@ async def retry(
     :raises Conflict: when it has not ended, has not come so far, or its workspace was not kept.
     """
     if from_stage is None:
-        await database.rows(sql.JOB_RETRY, job, actor)
+        place: int = await database.value(sql.JOB_RETRY, job, actor)
     else:
         stage = from_stage.replace("\0", "\N{REPLACEMENT CHARACTER}")
-        await database.rows(sql.JOB_RESUME, job, actor, stage, without_workspace)
+        place = await database.value(sql.JOB_RESUME, job, actor, stage, without_workspace)
     notifications.job_told(job)
-    notifications.queued()
+    notifications.queued(place)
     return await get(database, job)
 
 

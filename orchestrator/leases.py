@@ -123,4 +123,4 @@ def tell(notifications: Notifications, rows: Sequence[Row]) -> None:
     for row in rows:
         notifications.job_told(row["job_id"])
     if rows:
-        notifications.queued()
+        notifications.queued(min(row["place"] for row in rows))

@@ -27,10 +27,13 @@ STEP: Final = 1000
 async def release(database: Database, notifications: Notifications, now: datetime | None = None) -> int:
     """Let go what need wait no longer; give how many jobs that were."""
     released = 0
-    while step := await database.value(sql.JOBS_RELEASE, STEP, now):
-        released += step
-        notifications.queued()
-    return released
+    while True:
+        [step] = await database.rows(sql.JOBS_RELEASE, STEP, now)
+        if step["lowest"] is not None:
+            notifications.queued(step["lowest"])
+        if not step["released"]:
+            return released
+        released += step["released"]
 
 
 async def time_out(database: Database, notifications: Notifications, now: datetime | None = None) -> int:

@@ -43,8 +43,9 @@ async def end_failed(
     if before is not None and await record.store(runner, job, attempt, before) != final.seq:
         return False
     error = None if final.error is None else msgspec.json.encode(final.error).decode()
-    is_queued: bool = await database.value(sql.ATTEMPT_RETRY, job, attempt, runner, final.seq, error)
-    if is_queued:
-        notifications.job_told(job)
-        notifications.queued()
-    return is_queued
+    place: int | None = await database.value(sql.ATTEMPT_RETRY, job, attempt, runner, final.seq, error)
+    if place is None:
+        return False
+    notifications.job_told(job)
+    notifications.queued(place)
+    return True

@@ -142,13 +142,17 @@ async def fire_due(
             row = await connection.fetchrow(sql.DUE, now)
             if row is None:
                 return count
-            count += await _fire(submissions, connection, row)
-        notifications.queued()
+            places = await _fire(submissions, connection, row)
+        if places:
+            count += len(places)
+            notifications.queued(min(places))
 
 
-async def _fire(submissions: Submissions, connection: Connection, row: Row) -> int:
+async def _fire(submissions: Submissions, connection: Connection, row: Row) -> list[int]:
+    """Submit what a schedule's row says, and move it on; give the places of the jobs in the queue."""
     now: datetime = row["now"]
     fired: list[tuple[datetime, UUID]] = []
+    places: list[int] = []
     error: ErrorInfo | None = None
     try:
         next_at = next_after(row["cron"], row["time_zone"], now)
@@ -157,7 +161,7 @@ async def _fire(submissions: Submissions, connection: Connection, row: Row) -> i
         log.error("schedule `%s` cannot fire: %s", row["name"], invalid.message)
         told = msgspec.json.encode(invalid.info).decode()
         await connection.execute(sql.FIRED, row["id"], now + timedelta(minutes=1), None, None, told)
-        return 0
+        return []
     for at in due_times(row["cron"], row["time_zone"], row["next_at"], now, row["catch_up"]):
         message = JobSubmit(
             pipeline=row["pipeline"],
@@ -167,7 +171,9 @@ async def _fire(submissions: Submissions, connection: Connection, row: Row) -> i
         )
         try:
             async with connection.transaction():
-                fired.append((at, await submissions.submit_within(connection, message)))
+                job, place = await submissions.submit_within(connection, message)
+                fired.append((at, job))
+                places.append(place)
         except asyncpg.RaiseError as refusal:
             error = problems.refused(refusal).info
         except problems.Refusal as refusal:
@@ -181,7 +187,7 @@ async def _fire(submissions: Submissions, connection: Connection, row: Row) -> i
     last_at, last_job = fired[-1] if fired else (None, None)
     told = None if error is None else msgspec.json.encode(error).decode()
     await connection.execute(sql.FIRED, row["id"], next_at, last_at, last_job, told)
-    return len(fired)
+    return places
 
 
 def due_times(cron: str, time_zone: str, first: datetime, now: datetime, catch_up: str) -> list[datetime]:

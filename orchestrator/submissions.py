@@ -120,13 +120,12 @@ class Submissions:
             for row, asked in zip(rows, wanted, strict=True)
         ]
 
-    async def submit_within(self, connection: Connection, message: JobSubmit) -> UUID:
-        """Queue a job within a transaction; whoever commits it tells that a job was queued."""
+    async def submit_within(self, connection: Connection, message: JobSubmit) -> tuple[UUID, int]:
+        """Queue a job within a transaction; give its id and its place, for whoever commits it to tell."""
         _check(message)
         wanted = _wanted(message, await self._find(message.pipeline, message.version))
         [row] = await connection.fetch(sql.JOBS_SUBMIT, _encoded([wanted]))
-        job: UUID = row["id"]
-        return job
+        return row["id"], row["queue_place"]
 
     async def _find(self, pipeline: str, version: str | None) -> _Found:
         newest = await self._newest.ask(pipeline) if version is None else None

@@ -105,7 +105,8 @@ LEFT JOIN moonyard.jobs AS job ON job.id = renewed.job_id
 # The running attempts are few and in a small index; leases stand in none, so that renewing them stays cheap.
 LEASES_EXPIRED: Final = """
 SELECT
-    attempt.job_id, attempt.number AS attempt, job.number, job.losses, runner.name AS runner,
+    attempt.job_id, attempt.number AS attempt, job.number, job.losses, job.turn - 1000 * job.priority AS place,
+    runner.name AS runner,
     job.cancel_requested_at IS NOT NULL AS cancel
 FROM moonyard.attempts AS attempt
 JOIN moonyard.jobs AS job ON job.id = attempt.job_id
@@ -119,7 +120,8 @@ FOR UPDATE OF attempt SKIP LOCKED
 # An attempt that was handed out to somebody who had gone: nothing was heard of it yet.
 ATTEMPT_UNANSWERED: Final = """
 SELECT
-    attempt.job_id, attempt.number AS attempt, job.number, job.losses, runner.name AS runner,
+    attempt.job_id, attempt.number AS attempt, job.number, job.losses, job.turn - 1000 * job.priority AS place,
+    runner.name AS runner,
     job.cancel_requested_at IS NOT NULL AS cancel
 FROM moonyard.attempts AS attempt
 JOIN moonyard.jobs AS job ON job.id = attempt.job_id
@@ -131,7 +133,8 @@ FOR UPDATE OF attempt
 # An attempt that its runner reports as lost: fenced as all that a runner sends.
 ATTEMPT_HELD: Final = """
 SELECT
-    attempt.job_id, attempt.number AS attempt, attempt.next_seq, job.number, job.losses, runner.name AS runner,
+    attempt.job_id, attempt.number AS attempt, attempt.next_seq, job.number, job.losses,
+    job.turn - 1000 * job.priority AS place, runner.name AS runner,
     job.cancel_requested_at IS NOT NULL AS cancel
 FROM moonyard.attempts AS attempt
 JOIN moonyard.jobs AS job ON job.id = attempt.job_id
@@ -167,9 +170,10 @@ UPDATE moonyard.stages SET state = 'cancelled', finished_at = now()
 WHERE job_id = $1 AND attempt = $2 AND state = 'running'
 """
 
-# $1 job, $2 attempt, $3 runner, $4 the final event's seq, $5 its error: whether the job is queued again.
+# $1 job, $2 attempt, $3 runner, $4 the final event's seq, $5 its error: the job's place where it is
+# queued again, or NULL.
 ATTEMPT_RETRY: Final = "SELECT moonyard.attempt_retry($1, $2, $3, $4, $5::jsonb)"
 
 # $1 how many at most of each kind, $2 now, or NULL for the database's
-JOBS_RELEASE: Final = "SELECT moonyard.jobs_release($1, coalesce($2::timestamptz, now()))"
+JOBS_RELEASE: Final = "SELECT released, lowest FROM moonyard.jobs_release($1, coalesce($2::timestamptz, now()))"
 JOBS_TIME_OUT: Final = "SELECT moonyard.jobs_time_out($1, coalesce($2::timestamptz, now())) AS id"

@@ -56,6 +56,7 @@ JOB_WAITS_FOR: Final = "SELECT why FROM moonyard.waits WHERE job_id = $1"
 JOB_CANCEL: Final = "SELECT state, runner FROM moonyard.job_cancel($1, $2, $3)"
 # $1 pipeline or NULL, $2 how many, $3 who wants it, told with the first step
 JOBS_CANCEL_QUEUED: Final = "SELECT moonyard.jobs_cancel_queued($1, $2, $3) AS id"
+# Both give the place in the queue.
 JOB_RETRY: Final = "SELECT moonyard.job_retry($1, $2)"
 # $1 job, $2 who wants it, $3 the stage to begin with, $4 whether an empty workspace will do
 JOB_RESUME: Final = "SELECT moonyard.job_resume($1, $2, $3, $4)"

@@ -55,7 +55,10 @@ class Queue(RuleBasedStateMachine):
 
     @initialize()
     def empty(self) -> None:
-        self.ask("TRUNCATE moonyard.pipelines, moonyard.runners, moonyard.tag_sets, moonyard.audit CASCADE")
+        self.ask(
+            "TRUNCATE moonyard.pipelines, moonyard.runners, moonyard.tag_sets, moonyard.audit, moonyard.attempts, "
+            "moonyard.event_batches CASCADE"
+        )
         self.runners = [uuid4(), uuid4()]
         for runner in self.runners:
             self.ask("INSERT INTO moonyard.runners (id, name) VALUES ($1, 'runner')", runner)
@@ -112,10 +115,10 @@ class Queue(RuleBasedStateMachine):
         held = data.draw(st.sampled_from(self.held))
         is_live = self.is_live(held)
         if state == "failed":
-            [[is_queued]] = self.ask(claims.ATTEMPT_RETRY, held.job, held.attempt, held.runner, 1, None)
+            [[place]] = self.ask(claims.ATTEMPT_RETRY, held.job, held.attempt, held.runner, 1, None)
             expected = is_live and self.retries[held.job] > 0 and held.job not in self.cancelling
-            assert is_queued == expected
-            if is_queued:
+            assert (place is not None) == expected
+            if expected:
                 self.retries[held.job] -= 1
                 self.states[held.job] = "queued"
                 return

@@ -150,7 +150,7 @@ BEGIN
         'priority', priority, 'delay', extract(epoch FROM delay), 'not_before', not_before,
         'queue_timeout', extract(epoch FROM queue_timeout), 'actor', session_user
     )));
-    PERFORM moonyard.tell('queue');
+    PERFORM moonyard.tell_queued(made.queue_place);
     RETURN made.number;
 END $$;
 COMMENT ON FUNCTION control.submit IS
@@ -182,14 +182,15 @@ CREATE FUNCTION control.retry(job text, from_stage text DEFAULT NULL, without_wo
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     found uuid := moonyard.job_of(job);
+    place bigint;
 BEGIN
     IF from_stage IS NULL THEN
-        PERFORM moonyard.job_retry(found, session_user);
+        place := moonyard.job_retry(found, session_user);
     ELSE
-        PERFORM moonyard.job_resume(found, session_user, from_stage, without_workspace);
+        place := moonyard.job_resume(found, session_user, from_stage, without_workspace);
     END IF;
     PERFORM moonyard.tell('jobs', found);
-    PERFORM moonyard.tell('queue');
+    PERFORM moonyard.tell_queued(place);
     RETURN 'queued as attempt ' || (SELECT attempt + 1 FROM moonyard.jobs WHERE id = found);
 END $$;
 COMMENT ON FUNCTION control.retry(text, text, boolean) IS

@@ -7,7 +7,8 @@ DROP FUNCTION inspect.pipeline;
 DROP VIEW moonyard.waits;
 DROP TRIGGER slot_release ON moonyard.jobs;
 DROP FUNCTION
-    moonyard.refuse, moonyard.note, moonyard.tell, moonyard.queue_rules, moonyard.group_name, moonyard.job_record,
+    moonyard.refuse, moonyard.note, moonyard.tell, moonyard.tell_queued, moonyard.queue_rules, moonyard.group_name,
+    moonyard.job_record,
     moonyard.job_end_queued, moonyard.group_promote, moonyard.slot_release, moonyard.job_cancel,
     moonyard.jobs_cancel_queued, moonyard.job_retry, moonyard.attempt_retry, moonyard.group_supersede,
     moonyard.jobs_submit, moonyard.jobs_release, moonyard.jobs_time_out, moonyard.pipeline_of, moonyard.pause,

@@ -184,6 +184,12 @@ LANGUAGE sql AS $$
 $$;
 COMMENT ON FUNCTION moonyard.tell IS 'Wakes replicas at commit: queue, jobs or runners. For what is rare; replicas themselves gather what they tell.';
 
+CREATE FUNCTION moonyard.tell_queued(place bigint) RETURNS void
+LANGUAGE sql AS $$
+    SELECT pg_notify('moonyard_queue', 'sql:' || place);
+$$;
+COMMENT ON FUNCTION moonyard.tell_queued IS 'Wakes replicas at commit: jobs were queued, the first of them at that place. Claims then need not look from the start.';
+
 CREATE FUNCTION moonyard.queue_rules(definition json) RETURNS jsonb
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -274,6 +280,7 @@ DECLARE
     candidate record;
     free integer;
     promoted integer := 0;
+    lowest bigint;
 BEGIN
     WHILE NOT pg_try_advisory_xact_lock(1836018030, hashtext(grouped)) LOOP
         IF patience <= 0 THEN
@@ -283,7 +290,7 @@ BEGIN
         PERFORM pg_sleep(0.002);
     END LOOP;
     FOR candidate IN
-        SELECT id, concurrency_limit FROM moonyard.jobs
+        SELECT id, concurrency_limit, turn - 1000 * priority AS place FROM moonyard.jobs
         WHERE state = 'queued' AND parked = 'group' AND concurrency_group = grouped
         ORDER BY turn - 1000 * priority, number
         LIMIT 1000
@@ -300,9 +307,10 @@ BEGIN
         INSERT INTO moonyard.concurrency_slots (concurrency_group, slot, job_id) VALUES (grouped, free, candidate.id);
         UPDATE moonyard.jobs SET parked = NULL WHERE id = candidate.id;
         promoted := promoted + 1;
+        lowest := least(lowest, candidate.place);
     END LOOP;
     IF promoted > 0 THEN
-        PERFORM moonyard.tell('queue');
+        PERFORM moonyard.tell_queued(lowest);
     END IF;
     RETURN promoted;
 END $$;
@@ -390,7 +398,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION moonyard.jobs_cancel_queued IS 'Cancels jobs that wait, of one pipeline or of all, so many at a time.';
 
-CREATE FUNCTION moonyard.job_retry(job uuid, actor text) RETURNS void
+CREATE FUNCTION moonyard.job_retry(job uuid, actor text) RETURNS bigint
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -419,12 +427,13 @@ BEGIN
     IF retried.concurrency_group IS NOT NULL THEN
         PERFORM moonyard.group_promote(retried.concurrency_group);
     END IF;
+    RETURN retried.turn - 1000 * retried.priority;
 END $$;
-COMMENT ON FUNCTION moonyard.job_retry IS 'Queues a job that ended once more, as its next attempt.';
+COMMENT ON FUNCTION moonyard.job_retry IS 'Queues a job that ended once more, as its next attempt; gives its place.';
 
 -- The end of an attempt that failed, where the job is to be tried again: fenced as all that a runner sends. In the
 -- record stands, in the place of the runner's `failed`, that the job is queued again, and why.
-CREATE FUNCTION moonyard.attempt_retry(job uuid, attempt integer, runner uuid, seq bigint, error jsonb) RETURNS boolean
+CREATE FUNCTION moonyard.attempt_retry(job uuid, attempt integer, runner uuid, seq bigint, error jsonb) RETURNS bigint
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -436,14 +445,14 @@ BEGIN
         AND held.next_seq = seq AND held.finished_at IS NULL
     FOR UPDATE;
     IF NOT FOUND THEN
-        RETURN false;
+        RETURN NULL;
     END IF;
     SELECT * INTO tried FROM moonyard.jobs AS running
     WHERE running.id = job AND running.attempt = attempt_retry.attempt AND running.state = 'running'
         AND running.cancel_requested_at IS NULL AND running.failures < (running.retry ->> 'times')::integer
     FOR UPDATE;
     IF NOT FOUND THEN
-        RETURN false;
+        RETURN NULL;
     END IF;
     delay := coalesce((tried.retry ->> 'delay')::double precision, 0);
     IF tried.retry ->> 'backoff' = 'exponential' THEN
@@ -458,9 +467,9 @@ BEGIN
         queue_deadline = now() + make_interval(secs => delay) + make_interval(secs => queue_timeout_seconds)
     WHERE queued.id = job;
     PERFORM moonyard.job_record(job, 'queued', attempt_retry.error);
-    RETURN true;
+    RETURN tried.turn - 1000 * tried.priority;
 END $$;
-COMMENT ON FUNCTION moonyard.attempt_retry IS 'Ends a failed attempt and queues its job again, where retries are left; says whether it did.';
+COMMENT ON FUNCTION moonyard.attempt_retry IS 'Ends a failed attempt and queues its job again, where retries are left; gives its place, or NULL if it did not.';
 
 CREATE FUNCTION moonyard.group_supersede(grouped text, newest bigint) RETURNS void
 LANGUAGE plpgsql AS $$
@@ -622,17 +631,20 @@ END $$;
 COMMENT ON FUNCTION moonyard.jobs_submit IS 'Queues jobs, all or none; a key that was used before gives the job of then.';
 
 -- What was parked and need wait no longer. Any replica does it, one at a time; so many at most of each kind.
-CREATE FUNCTION moonyard.jobs_release(most integer, at timestamptz DEFAULT now()) RETURNS integer
+CREATE FUNCTION moonyard.jobs_release(
+    most integer, at timestamptz DEFAULT now(), OUT released integer, OUT lowest bigint
+)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    released integer := 0;
     moved integer;
+    first bigint;
     item text;
     resumed uuid;
 BEGIN
+    released := 0;
     IF NOT pg_try_advisory_xact_lock(1836018030, 0) THEN
-        RETURN 0;
+        RETURN;
     END IF;
 
     WITH due AS MATERIALIZED (
@@ -641,14 +653,17 @@ BEGIN
         ORDER BY not_before
         LIMIT most
         FOR UPDATE SKIP LOCKED
+    ),
+    moved AS (
+        UPDATE moonyard.jobs AS job
+        SET parked = CASE
+            WHEN concurrency_group IS NOT NULL
+                AND NOT EXISTS (SELECT FROM moonyard.concurrency_slots WHERE job_id = job.id) THEN 'group'
+            END
+        WHERE id = ANY (ARRAY(SELECT id FROM due))
+        RETURNING turn - 1000 * priority AS place
     )
-    UPDATE moonyard.jobs AS job
-    SET parked = CASE
-        WHEN concurrency_group IS NOT NULL
-            AND NOT EXISTS (SELECT FROM moonyard.concurrency_slots WHERE job_id = job.id) THEN 'group'
-        END
-    WHERE id = ANY (ARRAY(SELECT id FROM due));
-    GET DIAGNOSTICS released = ROW_COUNT;
+    SELECT count(*), min(place) INTO released, lowest FROM moved;
 
     FOR resumed IN
         SELECT pipeline.id FROM moonyard.pipelines AS pipeline
@@ -662,10 +677,14 @@ BEGIN
             WHERE state = 'queued' AND parked = 'paused' AND pipeline_id = resumed
             LIMIT most
             FOR UPDATE SKIP LOCKED
+        ),
+        moved AS (
+            UPDATE moonyard.jobs SET parked = NULL WHERE id = ANY (ARRAY(SELECT id FROM due))
+            RETURNING turn - 1000 * priority AS place
         )
-        UPDATE moonyard.jobs SET parked = NULL WHERE id = ANY (ARRAY(SELECT id FROM due));
-        GET DIAGNOSTICS moved = ROW_COUNT;
+        SELECT count(*), min(place) INTO moved, first FROM moved;
         released := released + moved;
+        lowest := least(lowest, first);
     END LOOP;
 
     -- The names of groups that wait, one look in the index each, however many jobs are behind it.
@@ -688,11 +707,10 @@ BEGIN
             ORDER BY turn - 1000 * priority, number
             LIMIT 1
         );
-        released := released + moonyard.group_promote(item, 0);
+        released := released + moonyard.group_promote(item, 0);  -- it tells of them itself
     END LOOP;
-    RETURN released;
 END $$;
-COMMENT ON FUNCTION moonyard.jobs_release IS 'Lets go what was parked: delays that are over, pauses that ended, slots that are free.';
+COMMENT ON FUNCTION moonyard.jobs_release IS 'Lets go what was parked: delays that are over, pauses that ended, slots that are free. It gives how many, and the lowest place of those without a group.';
 
 CREATE FUNCTION moonyard.jobs_time_out(most integer, at timestamptz DEFAULT now()) RETURNS SETOF uuid
 LANGUAGE plpgsql AS $$

@@ -13,7 +13,7 @@ CREATE INDEX kept_workspaces_expiring ON moonyard.kept_workspaces (expires_at);
 
 CREATE FUNCTION moonyard.job_resume(
     job uuid, actor text, from_stage text, without_workspace boolean DEFAULT false
-) RETURNS void
+) RETURNS bigint
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -21,14 +21,14 @@ DECLARE
     kept record;
     first record;
     undone text;
+    place bigint;
 BEGIN
     SELECT job_row.number, job_row.finished_at, version.definition INTO ended
     FROM moonyard.jobs AS job_row JOIN moonyard.pipeline_versions AS version ON version.id = job_row.version_id
     WHERE job_row.id = job
     FOR UPDATE OF job_row;
     IF ended.finished_at IS NULL THEN  -- or there is no such job: it knows the words
-        PERFORM moonyard.job_retry(job, actor);
-        RETURN;
+        RETURN moonyard.job_retry(job, actor);
     END IF;
     -- By its name in the file, a stage with a matrix is the first of its combinations.
     SELECT stage.value ->> 'name' AS name, stage.ordinality AS place INTO first
@@ -47,8 +47,7 @@ BEGIN
         );
     END IF;
     IF first.place = 1 THEN  -- as any retry
-        PERFORM moonyard.job_retry(job, actor);
-        RETURN;
+        RETURN moonyard.job_retry(job, actor);
     END IF;
     -- Done is what succeeded, and what went no further because it need not.
     SELECT before.value ->> 'name' INTO undone
@@ -86,7 +85,8 @@ BEGIN
             );
         END IF;
     END IF;
-    PERFORM moonyard.job_retry(job, actor);
+    place := moonyard.job_retry(job, actor);
     UPDATE moonyard.jobs SET resume = jsonb_build_object('stage', first.name, 'workspace', NOT without_workspace) WHERE id = job;
+    RETURN place;
 END $$;
-COMMENT ON FUNCTION moonyard.job_resume IS 'Queues a job that ended once more, to begin with a stage: those before it are skipped.';
+COMMENT ON FUNCTION moonyard.job_resume IS 'Queues a job that ended once more, to begin with a stage: those before it are skipped. It gives its place.';
