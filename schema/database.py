@@ -116,6 +116,13 @@ def upgrade(url: str, revision: str = "head") -> None:
                 f"{described(url)} is PostgreSQL {major}, and Moonyard needs {POSTGRES_VERSION_MINIMUM} or newer",
                 code="database_too_old",
             )
+        encoding = connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            raise MoonyardError(
+                f"{described(url)} has the encoding {encoding}, and Moonyard needs UTF8: logs hold any character",
+                code="database_encoding_wrong",
+                hint="Make another: `createdb --encoding UTF8 --template template0 NAME`, and name it in `database_url`.",
+            )
         _migrate(connection, lambda config: command.upgrade(config, revision))
 
 

@@ -3,12 +3,14 @@ from __future__ import annotations
 import subprocess
 import threading
 from collections.abc import Generator
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from alembic.script import ScriptDirectory
 
 from schema import database
+from schema.errors import MoonyardError
 from tests.postgres import Cluster, program
 
 
@@ -81,6 +83,19 @@ def test_upgrading_twice_changes_nothing(empty_database: str):
     database.upgrade(empty_database)
     current, head = database.check(empty_database)
     assert current == head
+
+
+def test_a_database_that_cannot_hold_any_character_is_refused(empty_database: str):
+    other = "plain"
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {other} ENCODING SQL_ASCII LOCALE 'C' TEMPLATE template0")
+        url = urlsplit(empty_database)._replace(path=f"/{other}").geturl()
+        try:
+            with pytest.raises(MoonyardError, match=r"database `plain` has the encoding SQL_ASCII") as refused:
+                database.upgrade(url)
+        finally:
+            connection.execute(f"DROP DATABASE {other} WITH (FORCE)")
+    assert refused.value.code == "database_encoding_wrong"
 
 
 def test_upgrades_at_the_same_time_wait_for_each_other(empty_database: str):
