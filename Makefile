@@ -43,6 +43,7 @@ images: setup ## build the stand-in images from Debian packages, and the map tha
 
 bench: images ## the benchmarks, in their short form; `python -m bench NAME` runs one in full
 	@$(BIN)/python -m bench process --quick
+	@$(BIN)/python -m bench crowd --quick
 	@$(BIN)/python -m bench pipeline --quick
 	@$(BIN)/python -m bench queue --quick
 	@$(BIN)/python -m bench submit --quick

@@ -13,6 +13,7 @@ from bench.report import Report, table
 
 BENCHMARKS: Final = {
     "process": "commands in containers, beside podman's own command line",
+    "crowd": "many jobs at once on one runner, each with its own container, and what is left of them",
     "pipeline": "jobs from submit to done through a whole installation, beside gitlab-ci-local and Buildbot",
     "queue": "claims and completions through a replica's own code, beside pgqueuer and procrastinate",
     "submit": "submits over HTTP, one a request and many a request",

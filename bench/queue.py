@@ -21,7 +21,6 @@ from typing import Final
 from uuid import UUID
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 import msgspec
 import psycopg

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from cli import settings
 
 if TYPE_CHECKING:
+    from runner.engine.allowances import Allowance
     from runner.engine.settings import EngineSettings
 
 Result = TypeVar("Result")
@@ -26,6 +28,7 @@ NAMES: Final = (
     "container_cpus",
     "container_pids",
     "container_tmp",
+    "user_namespaces",
 )
 
 
@@ -49,13 +52,45 @@ class EngineOptions:
             auth_file=values["auth_file"],
             images_allowed=list(values["images_allowed"]),
             images_denied=list(values["images_denied"]),
+            allow=_allowances(state_folder, values),
             image_budget=values["image_budget"],
             memory_bytes=values["container_memory"],
             cpus=values["container_cpus"],
             pids=values["container_pids"],
             tmp_bytes=values["container_tmp"],
+            user_namespaces=values["user_namespaces"],
             warm_containers=warm_containers,
         )
+
+
+def _allowances(state_folder: Path, values: dict[str, Any]) -> list[Allowance]:
+    """Read what the settings file lets containers have beyond what all have.
+
+    :raises SettingsInvalid: when it cannot be used.
+    """
+    from runner.engine import allowances, credentials, sockets
+
+    written = settings.file_settings().get("allow")
+    if written is None:
+        return []
+    file = settings.settings_file()
+    chosen = sockets.chosen(values["engine_socket"], os.environ)
+    engine = chosen[0].removeprefix("unix://") if chosen is not None else ""
+    files = [file, values["auth_file"], Path(engine) if engine.startswith("/") else None, settings.Credentials.path()]
+    private = [
+        state_folder,
+        *allowances.ENGINES,
+        *sockets.usual(),
+        *credentials.usual(os.environ),
+        *filter(None, files),
+    ]
+    try:
+        return allowances.read(written, private)
+    except ValueError as error:
+        raise settings.SettingsInvalid(
+            f"`allow` in settings file {file} cannot be used: {error}",
+            hint='For instance: [[allow]]\nimages = ["registry.example/builder"]\nmounts = ["/var/cache/build:/cache"]',
+        ) from error
 
 
 def options(command: Callable[..., Result]) -> Callable[..., Result]:

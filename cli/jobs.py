@@ -44,6 +44,11 @@ FOLLOW_TRIES = 20
 @click.option("--not-before", metavar="TIME", help="Do not start before this time: 2026-11-24T18:00:00Z.")
 @click.option("--queue-timeout", type=Duration(), help="Fail when no runner took it in this time: 90s, 10m, 1h30m.")
 @click.option(
+    "--keep-on-failure",
+    type=Duration(),
+    help="Keep its containers and workspace for so long if it fails, for `moonyard shell`: 30m.",
+)
+@click.option(
     "--batch",
     type=click.File("rb"),
     metavar="FILE",
@@ -62,6 +67,7 @@ def submit(
     delay: float | None,
     not_before: str | None,
     queue_timeout: float | None,
+    keep_on_failure: float | None,
     batch: BinaryIO | None,
     *,
     follow: bool,
@@ -76,7 +82,17 @@ def submit(
     With --batch, PIPELINE is that of the lines that name none. All jobs are queued, or none is.
     """
     if batch is not None:
-        if inputs or version or idempotency_key or priority or delay or not_before or queue_timeout or follow:
+        if (
+            inputs
+            or version
+            or idempotency_key
+            or priority
+            or delay
+            or not_before
+            or queue_timeout
+            or keep_on_failure
+            or follow
+        ):
             raise click.UsageError(
                 "with --batch, what a job is like stands in its line; only PIPELINE and --json go with it"
             )
@@ -92,6 +108,7 @@ def submit(
         delay=delay,
         not_before=not_before,
         queue_timeout=queue_timeout,
+        keep_on_failure=keep_on_failure,
     )
 
     async def send(client: Client) -> int:
@@ -197,6 +214,9 @@ def job(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
         "group": found.concurrency_group,
         "waits for": found.waits_for,
         "begins with": None if found.resume is None else f"stage {found.resume.stage}",
+        "kept": None
+        if found.containers_kept_until is None
+        else f"until {found.containers_kept_until}: `moonyard shell`",
         "files kept": None if found.workspace_kept_until is None else f"until {found.workspace_kept_until}",
         "attempt": str(found.attempt),
         "runner": found.runner,

@@ -19,6 +19,11 @@ from schema.tracing import Tracer
 @settings.setting("port")
 @settings.setting("lease_seconds")
 @settings.setting("keep_days")
+@settings.setting("cache_size")
+@settings.setting("cache_pipeline_budget")
+@settings.setting("cache_days")
+@settings.setting("shell_idle_seconds")
+@settings.setting("shell_seconds")
 @settings.setting("log_format")
 def orchestrator(
     *,
@@ -28,6 +33,11 @@ def orchestrator(
     port: int,
     lease_seconds: float,
     keep_days: float | None,
+    cache_size: int,
+    cache_pipeline_budget: int,
+    cache_days: float,
+    shell_idle_seconds: float,
+    shell_seconds: float,
     log_format: LogFormat,
 ) -> None:
     """Run an orchestrator: a stateless replica before a Postgres. Any number may run; SIGTERM drains one.
@@ -56,6 +66,11 @@ def orchestrator(
         port=port,
         lease_seconds=lease_seconds,
         keep_days=keep_days,
+        cache_size=cache_size,
+        cache_pipeline_budget=cache_pipeline_budget,
+        cache_days=cache_days,
+        shell_idle_seconds=shell_idle_seconds,
+        shell_seconds=shell_seconds,
     )
 
     def started(address: str) -> None:

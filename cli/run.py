@@ -16,9 +16,11 @@ import click
 
 from cli import engine as engine_options
 from cli import settings
+from cli import web as web_options
 from cli.display import Display, display
 from cli.engine import EngineOptions
 from cli.main import EXIT_ERROR, EXIT_JOB_FAILED
+from cli.web import WebOptions
 from schema import times
 from schema.errors import ErrorInfo, MoonyardError, single_error
 from schema.events import JobEvent, encode_line
@@ -36,7 +38,9 @@ ARTIFACT_FOLDER: Final = Path(".moonyard") / "artifacts"
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of text.")
 @click.option("-v", "--verbose", is_flag=True, help="Show debug lines too.")
 @engine_options.options
+@web_options.options
 @settings.setting("state_folder")
+@settings.setting("cache_budget")
 def run(
     file: Path,
     inputs: tuple[str, ...],
@@ -44,7 +48,9 @@ def run(
     as_json: bool,
     verbose: bool,
     engine: EngineOptions,
+    web: WebOptions,
     state_folder: Path,
+    cache_budget: int,
 ) -> int:
     """Run the pipeline FILE here and now: the sandbox and containers of a real runner, no server and no database.
 
@@ -81,6 +87,8 @@ def run(
                         print_lines=lambda lines: _print(shown, lines),
                         stop=stop,
                         kill=kill,
+                        cache_budget=cache_budget,
+                        web_settings=web.settings(),
                     )
                     tasks.cancel_scope.cancel()
             assert final is not None, "a run that raised nothing has a final event"

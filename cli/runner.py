@@ -16,9 +16,11 @@ import msgspec
 
 from cli import collection, connection, service_log, settings
 from cli import engine as engine_options
+from cli import web as web_options
 from cli.engine import EngineOptions
 from cli.service_log import LogFormat
 from cli.tables import age, print_json, print_table
+from cli.web import WebOptions
 from schema import log_context, tracing
 from schema.client import Client
 from schema.errors import MoonyardError, single_error
@@ -80,7 +82,12 @@ def register(
 @settings.setting("capacity")
 @settings.setting("drain_seconds")
 @settings.setting("warm_containers")
+@settings.setting("cache_budget")
+@settings.setting("shells")
+@settings.setting("keep_on_failure_seconds")
+@settings.setting("keep_on_failure_count")
 @engine_options.options
+@web_options.options
 @settings.setting("log_format")
 def start(
     *,
@@ -89,11 +96,17 @@ def start(
     capacity: int,
     drain_seconds: float,
     warm_containers: int,
+    cache_budget: int,
+    shells: bool,
+    keep_on_failure_seconds: float,
+    keep_on_failure_count: int,
     engine: EngineOptions,
+    web: WebOptions,
     log_format: LogFormat,
 ) -> None:
     """Start the runner that was registered here. SIGTERM or Ctrl-C drains it: running jobs are finished first."""
     from runner import agent
+    from runner.kept import KeepSettings
 
     service_log.choose(log_format)
     path = state_folder / CREDENTIALS_FILE
@@ -110,7 +123,11 @@ def start(
         token=credentials.token,
         version=importlib.metadata.version("moonyard"),
         capacity=capacity,
+        cache_budget=cache_budget,
         drain_seconds=drain_seconds,
+        shells=shells,
+        web=web.settings(),
+        keep=KeepSettings(seconds_maximum=keep_on_failure_seconds, count=keep_on_failure_count),
     )
 
     async def go(tracer: Tracer | None) -> None:

@@ -23,6 +23,8 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 FILE_NAME: Final = "moonyard.toml"
 IMAGE_MAP_FILE: Final = Path(".moonyard") / "images.toml"
+FILE_ONLY: Final = {"allow", "image_map", "token"}
+"""What the settings file has and no flag: tables, and what others are not to read."""
 DEFAULT_ADDRESS: Final = "http://127.0.0.1:8400"
 
 
@@ -54,11 +56,11 @@ def file_settings() -> dict[str, Any]:
     if path is None:
         return {}
     settings = read_toml(path)
-    unknown = sorted(set(settings) - set(SETTINGS) - {"image_map", "token"})
+    unknown = sorted(set(settings) - set(SETTINGS) - FILE_ONLY)
     if unknown:
         raise SettingsInvalid(
             f"settings file {path} has unknown settings: {', '.join(f'`{name}`' for name in unknown)}",
-            hint=f"There are: {', '.join(sorted([*SETTINGS, 'image_map', 'token']))}.",
+            hint=f"There are: {', '.join(sorted([*SETTINGS, *FILE_ONLY]))}.",
         )
     return settings
 
@@ -158,9 +160,39 @@ SETTINGS: Final[dict[str, Setting]] = {
         "Which images pipelines may use: patterns such as `docker.io/library/*`; by default any.", multiple=True
     ),
     "images_denied": Setting("Which images pipelines may not use: patterns, as with images_allowed.", multiple=True),
+    "http_allowed": Setting(
+        "Where jobs may connect to by `http` although it is denied, or is this machine: addresses, networks, host "
+        "names with `*`, each with a port or without.",
+        multiple=True,
+    ),
+    "http_denied": Setting("Where jobs may not connect to by `http`, as with http_allowed.", multiple=True),
+    "http_rate": Setting(
+        "How often all jobs of a runner together may ask one host by `http`.", default="50/s", show_default=True
+    ),
     "image_budget": Setting(
         "How much disk the images that were pulled here may take, such as 20g; by default there is no limit.",
         type=Size(1),
+    ),
+    "cache_budget": Setting(
+        "How much disk the caches of jobs may take on a runner, packed.",
+        type=Size(),
+        default="10g",
+        show_default=True,
+    ),
+    "cache_size": Setting(
+        "The most that one cache of a job may take, packed.", type=Size(1), default="2g", show_default=True
+    ),
+    "cache_pipeline_budget": Setting(
+        "The most that the caches of a pipeline may take together; those that were not used longest go.",
+        type=Size(1),
+        default="10g",
+        show_default=True,
+    ),
+    "cache_days": Setting(
+        "How many days a cache is kept after its last use.",
+        type=click.FloatRange(0, min_open=True),
+        default=14.0,
+        show_default=True,
     ),
     "container_memory": Setting(
         "The memory of a container whose pipeline does not say; by default the machine's, less a tenth.",
@@ -181,6 +213,12 @@ SETTINGS: Final[dict[str, Setting]] = {
         type=Size(),
         default="1g",
         show_default=True,
+    ),
+    "user_namespaces": Setting(
+        "Whether the users of containers, root among them, are others than the machine's: yes or no.",
+        type=click.BOOL,
+        default=False,
+        show_default="no",
     ),
     "warm_containers": Setting(
         "How many containers a runner may keep ready, made ahead of need; 0 makes each when it is asked for.",
@@ -208,6 +246,33 @@ SETTINGS: Final[dict[str, Setting]] = {
         type=click.FloatRange(0),
         default=600.0,
         show_default=True,
+    ),
+    "shells": Setting(
+        "Whether users may open shells in the containers of jobs that run here, with `moonyard shell`: yes or no.",
+        type=click.BOOL,
+        default=True,
+        show_default="yes",
+    ),
+    "keep_on_failure_seconds": Setting(
+        "How long a runner keeps the containers of a failed job at most, where it was submitted so; 0 forbids it.",
+        type=click.FloatRange(0, 7 * 86400),
+        default=3600.0,
+        show_default=True,
+    ),
+    "keep_on_failure_count": Setting(
+        "Of how many failed jobs a runner keeps the containers at once.",
+        type=click.IntRange(1, 1000),
+        default=4,
+        show_default=True,
+    ),
+    "shell_idle_seconds": Setting(
+        "How long a shell may stay open in which nothing is typed and nothing said.",
+        type=click.FloatRange(1),
+        default=900.0,
+        show_default=True,
+    ),
+    "shell_seconds": Setting(
+        "How long any shell may stay open.", type=click.FloatRange(1), default=28800.0, show_default=True
     ),
     "log_format": Setting(
         "How a service says what it does: text for people, or one JSON object a line.",

@@ -13,16 +13,18 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from orchestrator import access, form, problems
 from orchestrator.parts import STATE_NAME, Parts
-from orchestrator.routes import metrics, queue, runners, schedules, users
+from orchestrator.routes import caches, metrics, queue, runners, schedules, shells, users
 
 BODY_BYTES_MAXIMUM: Final = 1024 * 1024
 """Of the routes that do not say otherwise."""
+
+ROUTES: Final = (users, queue, schedules, runners, shells, caches, metrics)
 
 
 def create(parts: Parts) -> Litestar:
     """Make the application."""
     return Litestar(
-        [*users.HANDLERS, *queue.HANDLERS, *schedules.HANDLERS, *runners.HANDLERS, *metrics.HANDLERS],
+        [handler for group in ROUTES for handler in group.HANDLERS],
         state=State({STATE_NAME: parts}),
         guards=[access.guard, form.guard],
         exception_handlers={Exception: problems.answer},

@@ -269,6 +269,7 @@ class Dispatcher:
             inputs=msgspec.json.decode(row["inputs"], type=dict[str, InputValue]),
             lease_seconds=self._lease_seconds,
             resume=None if row["resume"] is None else msgspec.json.decode(row["resume"], type=Resume),
+            keep_on_failure=row["keep_on_failure_seconds"],
             traceparent=traces.claimed(self._tracer, row, version.pipeline),
         )
 

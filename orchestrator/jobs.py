@@ -16,6 +16,7 @@ from orchestrator.database import Database, Row
 from orchestrator.notifications import Notifications
 from orchestrator.problems import NotFound
 from orchestrator.sql import jobs as sql
+from orchestrator.sql import shells as shells_sql
 from orchestrator.sql import workspaces as workspaces_sql
 from orchestrator.tokens import moment
 from schema import times
@@ -70,11 +71,13 @@ async def get(database: Database, job: UUID) -> Job:
     ]
     waits_for = await database.value(sql.JOB_WAITS_FOR, job) if row["state"] == "queued" else None
     kept = await database.row(workspaces_sql.WORKSPACE_OF_JOB, job)
+    containers = await database.row(shells_sql.CONTAINERS_OF_JOB, job) if row["finished_at"] else None
     return msgspec.structs.replace(
         _job(row),
         stages=stages,
         waits_for=waits_for,
         workspace_kept_until=None if kept is None else times.rfc3339(kept["expires_at"]),
+        containers_kept_until=None if containers is None else times.rfc3339(containers["expires_at"]),
     )
 
 

@@ -14,9 +14,10 @@ from typing import Final
 import anyio
 import asyncpg
 
-from orchestrator import leases, releases, retention, schedules
+from orchestrator import leases, releases, retention, schedules, shells
 from orchestrator.parts import Parts
 from orchestrator.sql import artifacts as artifacts_sql
+from orchestrator.sql import shells as shells_sql
 from schema.database import DatabaseUnavailable
 
 log: Final = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ LOOK_SHARE: Final = 0.05
 that ended since in the index of running ones, and each look walks over them."""
 RELEASE_SECONDS: Final = 1.0
 SCHEDULES_SECONDS: Final = 1.0
+SHELLS_SECONDS: Final = 2.0
 TOKENS_SECONDS: Final = 10.0
 SWEEP_SECONDS: Final = 600.0
 FIRST_SECONDS: Final = 20.0
@@ -50,11 +52,16 @@ async def run(parts: Parts) -> None:
     async def fire() -> None:
         await schedules.fire_due(parts.database, parts.submissions, parts.notifications)
 
+    async def end_shells() -> None:
+        await shells.end_overdue(parts)
+
     async def sweep() -> None:
         if parts.settings.keep_days is not None:
             await retention.remove_old_jobs(parts.database, parts.settings.keep_days)
             await retention.remove_old_audit(parts.database, parts.settings.keep_days)
         await retention.remove_expired_workspaces(parts.database)
+        await retention.remove_unused_caches(parts.database, parts.settings.cache_days)
+        await parts.database.rows(shells_sql.CONTAINERS_REMOVE_EXPIRED)
         await parts.database.rows(artifacts_sql.BLOBS_SWEEP_NASCENT, UPLOAD_AGE_MAXIMUM)
         # One may be named at this very moment: then the rest is swept the next time.
         with contextlib.suppress(asyncpg.ForeignKeyViolationError):
@@ -64,6 +71,7 @@ async def run(parts: Parts) -> None:
         tasks.start_soon(_repeat, "looking for leases that ran out", LEASES_SECONDS, expire, LEASES_SECONDS_MAXIMUM)
         tasks.start_soon(_repeat, "letting go of jobs", RELEASE_SECONDS, release)
         tasks.start_soon(_repeat, "firing schedules", SCHEDULES_SECONDS, fire)
+        tasks.start_soon(_repeat, "ending shells", SHELLS_SECONDS, end_shells)
         tasks.start_soon(_repeat, "noting the use of tokens", TOKENS_SECONDS, parts.authentication.note_uses)
         tasks.start_soon(_repeat, "removing what is old", SWEEP_SECONDS, sweep)
 

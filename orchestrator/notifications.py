@@ -43,6 +43,7 @@ PLACE_NONE: Final = 2**62
 QUEUE_CHANNEL: Final = "moonyard_queue"
 JOBS_CHANNEL: Final = "moonyard_jobs"
 RUNNERS_CHANNEL: Final = "moonyard_runners"
+SHELLS_CHANNEL: Final = "moonyard_shells"
 
 Key = TypeVar("Key")
 
@@ -130,10 +131,13 @@ class Notifications:
         """Rings when events of a job were stored."""
         self.runners: Bells[UUID] = Bells()
         """Rings when a runner has something to hear."""
+        self.shells: Bells[UUID] = Bells()
+        """Rings when bytes of a shell were stored or taken, or it changed."""
         self._place_heard = PLACE_NONE
         self._place_due = PLACE_NONE
         self._jobs_due: set[UUID] = set()
         self._runners_due: set[UUID] = set()
+        self._shells_due: set[UUID] = set()
         self._due = anyio.Event()
 
     def queued(self, place: int = PLACE_UNKNOWN) -> None:
@@ -164,6 +168,12 @@ class Notifications:
         """Tell that a runner has something to hear, after its commit."""
         self.runners.ring(runner)
         self._runners_due.add(runner)
+        self._due.set()
+
+    def shell_told(self, shell: UUID) -> None:
+        """Tell that there is something new of a shell, after its commit."""
+        self.shells.ring(shell)
+        self._shells_due.add(shell)
         self._due.set()
 
     async def send_for_ever(self) -> None:
@@ -197,17 +207,18 @@ class Notifications:
         while True:
             await anyio.sleep(LOOK_SECONDS)
             self.jobs.ring_all()
+            self.shells.ring_all()
             if runners := self.runners.heard():
                 for row in await self._database.rows(sql.RUNNERS_CALLED, runners):
                     self.runners.ring(row["id"])
 
     async def _listen(self) -> None:
         async with self._database.listener() as connection:
-            for channel in (QUEUE_CHANNEL, JOBS_CHANNEL, RUNNERS_CHANNEL):
+            for channel in (QUEUE_CHANNEL, JOBS_CHANNEL, RUNNERS_CHANNEL, SHELLS_CHANNEL):
                 await connection.add_listener(channel, self._heard)
             # Whatever was said while nobody listened is looked for now.
             self._place_heard = PLACE_UNKNOWN
-            for bells in (self.queue, self.jobs, self.runners):
+            for bells in (self.queue, self.jobs, self.runners, self.shells):
                 bells.ring_all()
             closed = anyio.Event()
             connection.add_termination_listener(lambda _connection: closed.set())
@@ -225,7 +236,7 @@ class Notifications:
         if channel == QUEUE_CHANNEL:
             self._hear_queued(_place(ids))
             return
-        bells = self.jobs if channel == JOBS_CHANNEL else self.runners
+        bells = {JOBS_CHANNEL: self.jobs, RUNNERS_CHANNEL: self.runners, SHELLS_CHANNEL: self.shells}[channel]
         for text in ids.split(","):
             try:
                 bells.ring(UUID(text))
@@ -234,7 +245,8 @@ class Notifications:
 
     def _gathered(self) -> tuple[list[str], list[str]]:
         told: list[tuple[str, str]] = [(QUEUE_CHANNEL, str(self._place_due))] if self._place_due != PLACE_NONE else []
-        for channel, due in ((JOBS_CHANNEL, self._jobs_due), (RUNNERS_CHANNEL, self._runners_due)):
+        gathered = {JOBS_CHANNEL: self._jobs_due, RUNNERS_CHANNEL: self._runners_due, SHELLS_CHANNEL: self._shells_due}
+        for channel, due in gathered.items():
             ids = [str(key) for key in due]
             told += [
                 (channel, ",".join(ids[start : start + PAYLOAD_IDS_MAXIMUM]))

@@ -42,6 +42,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
         self.dispatcher.drain()
         self.notifications.jobs.ring_all()
         self.notifications.runners.ring_all()
+        self.notifications.shells.ring_all()
 
 
 def of(connection: ASGIConnection[Any, Any, Any, Any]) -> Parts:

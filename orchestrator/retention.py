@@ -13,6 +13,7 @@ from typing import Final
 import anyio
 
 from orchestrator.database import Database
+from orchestrator.sql import caches as caches_sql
 from orchestrator.sql import retention as sql
 from orchestrator.sql import workspaces as workspaces_sql
 
@@ -20,6 +21,7 @@ log: Final = logging.getLogger(__name__)
 
 STEP_JOBS: Final = 100
 STEP_AUDIT: Final = 1000
+STEP_CACHES: Final = 100
 STEPS_MAXIMUM: Final = 200
 """In one go: what is left then is the next one's."""
 PAUSE_SECONDS: Final = 0.05
@@ -35,6 +37,11 @@ async def remove_expired_workspaces(database: Database) -> int:
             break
         await anyio.sleep(PAUSE_SECONDS)
     return removed
+
+
+async def remove_unused_caches(database: Database, days: float) -> int:
+    """Remove caches that were not used for ``days`` days, and give how many there were; the rest as above."""
+    return await _remove(database, caches_sql.CACHES_REMOVE_UNUSED, days, STEP_CACHES)
 
 
 async def remove_old_jobs(database: Database, days: float) -> int:

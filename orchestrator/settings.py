@@ -16,9 +16,19 @@ class OrchestratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How long a runner may be silent before its attempts are lost."""
     keep_days: float | None = None
     """How long jobs are kept after they ended, with logs and artifacts; None for ever."""
+    cache_size: int = 2 * 1024**3
+    """The most bytes of one cache, packed."""
+    cache_pipeline_budget: int = 10 * 1024**3
+    """The most bytes of all caches of a pipeline."""
+    cache_days: float = 14.0
+    """How long a cache is kept after its last use."""
     losses_maximum: int = 3
     """How often a job is queued again after its attempt was lost."""
     connections_maximum: int = 16
     """How many connections to Postgres the replica's requests share; one more listens."""
+    shell_idle_seconds: float = 900.0
+    """How long a shell may stay open in which nothing is typed or said."""
+    shell_seconds: float = 8 * 3600.0
+    """How long any shell may stay open."""
     drain_seconds: float = 25.0
     """How long requests under way may take after the replica was told to stop."""

@@ -167,7 +167,12 @@ def _check(message: JobSubmit) -> None:
         raise RequestInvalid(
             f"`priority` is {message.priority}, and goes from -{PRIORITY_MAXIMUM} to {PRIORITY_MAXIMUM}"
         )
-    for name, seconds in (("delay", message.delay), ("queue_timeout", message.queue_timeout)):
+    times_given = {
+        "delay": message.delay,
+        "queue_timeout": message.queue_timeout,
+        "keep_on_failure": message.keep_on_failure,
+    }
+    for name, seconds in times_given.items():
         if seconds is not None and not (math.isfinite(seconds) and 0 < seconds <= SECONDS_MAXIMUM):
             raise RequestInvalid(f"`{name}` is {seconds}: expected seconds, more than 0, at most a year")
     if message.not_before is not None:
@@ -202,6 +207,7 @@ def _wanted(message: JobSubmit, found: _Found, actor: str | None = None, *, toge
         "delay": message.delay,
         "not_before": message.not_before,
         "queue_timeout": message.queue_timeout,
+        "keep_on_failure": message.keep_on_failure,
         "traceparent": tracing.parent.get(),
         "actor": actor,
         "together": together,
@@ -214,6 +220,7 @@ def _wanted(message: JobSubmit, found: _Found, actor: str | None = None, *, toge
             "delay": message.delay,
             "not_before": message.not_before,
             "queue_timeout": message.queue_timeout,
+            "keep_on_failure": message.keep_on_failure,
         }
         row["idempotency_key"] = message.idempotency_key
         row["request"] = {name: value for name, value in asked.items() if value is not None}

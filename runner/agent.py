@@ -21,12 +21,17 @@ import msgspec
 
 from runner import checkup, traces
 from runner import owner as owners
+from runner.cache_folder import CACHE_BYTES, CacheFolder
+from runner.cache_stores import OrchestratorCaches
 from runner.delivery import AttemptGone, OrchestratorArtifacts, OrchestratorSink, OrchestratorWorkspaces
 from runner.engine.engine import Engine
 from runner.engine.settings import EngineSettings
 from runner.event_stream import EventStream
 from runner.job import Job, JobOrder
+from runner.kept import KeepSettings, KeptAttempts
 from runner.reaper import reaping
+from runner.shells import Places, Shells
+from runner.web.exchange import Web, WebSettings
 from sandbox.parent import WarmParent
 from schema import log_context
 from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
@@ -37,6 +42,8 @@ from schema.wire import Assignment, Claim, Claimed, Heartbeat, HeartbeatAnswer, 
 log: Final = logging.getLogger(__name__)
 
 CLAIM_WAIT_SECONDS: Final = 25.0
+CALLED_SECONDS: Final = CLAIM_WAIT_SECONDS - 1.0
+"""A claim that brings nothing and comes back sooner was let go for a reason."""
 ANSWER_SECONDS: Final = 10.0
 LEASE_SECONDS_ASSUMED: Final = 15.0
 PAUSE_SECONDS_FIRST: Final = 0.5
@@ -50,8 +57,16 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     capacity: int = 4
     """How many jobs run at once."""
+    cache_budget: int = CACHE_BYTES
+    """How many bytes of packed caches are kept here."""
     drain_seconds: float = 600.0
     """How long running jobs may go on after the runner was told to stop."""
+    shells: bool = True
+    """Whether users may open shells in containers here."""
+    web: WebSettings = WebSettings()
+    """Where jobs may connect to by `http`, and how often."""
+    keep: KeepSettings = KeepSettings()
+    """Whether, and how long, failed attempts' containers are kept."""
 
 
 class RunnerRejected(MoonyardError):
@@ -82,6 +97,7 @@ class Agent:
         engine: Engine,
         parent: WarmParent,
         owner: owners.Owner,
+        web: Web,
         tracer: Tracer | None = None,
     ) -> None:
         self._settings = settings
@@ -90,6 +106,8 @@ class Agent:
         self._engine = engine
         self._parent = parent
         self._owner = owner
+        self._caches = CacheFolder(settings.engine.state_folder, settings.cache_budget)
+        self._web = web
         self._running: dict[tuple[str, int], RunningJob] = {}
         """By job and attempt: a job that was lost can come back here while its old attempt is still being stopped."""
         self._slot_freed = anyio.Event()
@@ -102,15 +120,22 @@ class Agent:
         self._lease_seconds = LEASE_SECONDS_ASSUMED
         self._heartbeat = anyio.CancelScope()
         self._heart_wanted = anyio.Event()
-        """A job runs, or the runner drains. Without either, its claims tell that it is there."""
+        """A job runs, something is kept, or the runner drains. Without that, its claims tell that it is there."""
+        self._is_called = True
+        """There may be something to hear, or to tell: that what it kept before it was started again is gone."""
+        self._kept = KeptAttempts(client, settings.keep, self._heart_needed)
+        self._shells = Shells(client, allowed=settings.shells)
 
     async def run(self) -> None:
         """Claim and run jobs until ``drain`` was called and what was running has ended.
 
         :raises RunnerRejected: when the orchestrator no longer takes the runner's token; running jobs are stopped.
         """
+        await self._caches.trim()
         async with anyio.create_task_group() as heart:
             heart.start_soon(self._beat)
+            heart.start_soon(self._kept.run)
+            heart.start_soon(self._shells.run)
             async with anyio.create_task_group() as jobs:
                 with self._claiming:
                     await self._claim_for_ever(jobs)
@@ -125,6 +150,10 @@ class Agent:
         """Claim nothing more and let ``run`` return when the running jobs have ended."""
         self._draining = True
         self._claiming.cancel()
+        self._heart_needed()
+
+    def _heart_needed(self) -> None:
+        """Send a heartbeat now: the one under way does not tell what there is to tell."""
         self._heart_wanted.set()
         self._heartbeat.cancel()
 
@@ -148,6 +177,7 @@ class Agent:
             if not self._is_fit:
                 await self._until_fit()
             with anyio.CancelScope() as self._asking:
+                asked_at = anyio.current_time()
                 try:
                     claimed = await self._client.post(
                         "/v1/runner/claim",
@@ -171,6 +201,10 @@ class Agent:
                     continue
                 if has_failed:
                     log.info("orchestrator %s answers again", self._client.address)
+                if not claimed.assignments and not has_failed and anyio.current_time() < asked_at + CALLED_SECONDS:
+                    # Somebody let it go before its time: what for, the answer to a heartbeat says.
+                    self._is_called = True
+                    self._heart_wanted.set()
                 pause, has_failed = PAUSE_SECONDS_FIRST, False
                 for assignment in claimed.assignments:
                     self._start(assignment, jobs)
@@ -219,14 +253,18 @@ class Agent:
                 source=assignment.source,
                 inputs=assignment.inputs,
                 resume=assignment.resume,
+                keep_on_failure=assignment.keep_on_failure,
             ),
             engine=self._engine,
             parent=self._parent,
             owner=self._owner,
             stream=stream,
             artifacts=OrchestratorArtifacts(self._client, assignment.job, assignment.attempt),
+            caches=OrchestratorCaches(self._client, assignment.job, assignment.attempt, self._caches),
+            web=self._web,
             workspaces=OrchestratorWorkspaces(self._client, assignment.job, assignment.attempt),
             before_loss=self._note_loss,
+            keeper=self._kept,
         )
         running = RunningJob(job, assignment.attempt)
         for older in self._running.values():
@@ -261,9 +299,11 @@ class Agent:
 
     async def _beat(self) -> None:
         while True:
-            if not self._running and not self._draining:
+            kept = self._kept.listed
+            if not self._running and not self._draining and not kept and not self._is_called:
                 self._heart_wanted = anyio.Event()
                 await self._heart_wanted.wait()
+                kept = self._kept.listed
             holding = [
                 Holding(job=job, attempt=running.attempt, cancelling=running.cancelling, killing=running.killing)
                 for (job, _), running in self._running.items()
@@ -271,7 +311,8 @@ class Agent:
             ]
             # The orchestrator renews the leases at once, and waits with the answer for something to say.
             wait = self._lease_seconds / 3
-            message = Heartbeat(holding=holding, draining=self._draining, wait=wait)
+            is_idle = not holding and not kept and not self._draining
+            message = Heartbeat(holding=holding, kept=kept, draining=self._draining, wait=0.0 if is_idle else wait)
             with anyio.CancelScope() as self._heartbeat:  # to drain is told at once
                 try:
                     answer = await self._client.post(
@@ -285,6 +326,7 @@ class Agent:
                     await anyio.sleep(wait / 4)
                     continue
                 self._hear(answer, {held.job: held.attempt for held in holding})
+                self._is_called = bool(kept)  # when the last is gone, that is told once
 
     def _hear(self, answer: HeartbeatAnswer, asked: dict[str, int]) -> None:
         self._lease_seconds = answer.lease_seconds
@@ -299,6 +341,18 @@ class Agent:
         for job in answer.gone:
             if running := self._holding(job, asked):
                 self._stop(running)
+        for shell in answer.shells:
+            places = self._places(shell.job, shell.attempt)
+            if places is None:
+                self._kept.deny(shell.job, shell.attempt)
+            self._shells.open(shell, places)
+        for kept in answer.release:
+            self._kept.release(kept)
+
+    def _places(self, job: str, attempt: int) -> Places | None:
+        """Find the containers of an attempt, which runs or is kept."""
+        running = self._running.get((job, attempt))
+        return self._kept.containers_of(job, attempt) if running is None else running.job.containers
 
     def _holding(self, job: str, asked: dict[str, int]) -> RunningJob | None:
         """Find the attempt that the answer speaks of, which is the one that was asked about, if it still runs."""
@@ -333,8 +387,9 @@ async def serve(settings: AgentSettings, stop: anyio.Event, tracer: Tracer | Non
             Engine.open(settings.engine, owner.name) as engine,
             reaping(settings.engine.state_folder, owner, engine),
             Client.open(settings.orchestrators, settings.token) as client,
+            Web.open(settings.web) as web,
         ):
-            agent = Agent(settings, client, engine, parent, owner, tracer)
+            agent = Agent(settings, client, engine, parent, owner, web, tracer)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_drain_when, stop, agent)
                 tasks.start_soon(_tell_what_is_weaker, engine, parent)

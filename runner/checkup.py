@@ -25,6 +25,7 @@ import msgspec
 from runner import default_acl
 from runner import owner as owners
 from runner.engine import limits
+from runner.engine.allowances import Allowance
 from runner.engine.container import CAPABILITIES, Container, ContainerSpec
 from runner.engine.engine import Engine
 from runner.engine.errors import EngineError, NotIsolated, reason
@@ -65,9 +66,16 @@ async def look(engine: Engine, parent: WarmParent) -> list[Finding]:
     """Look at what can be seen without making a container."""
     folder = engine.settings.state_folder
     found = [await _sandbox(parent), await anyio.to_thread.run_sync(_workspaces, folder)]
+    found += await _allowances(engine.settings.allow)
     try:
         facts = await engine.facts()
-        found += [_engine(facts), _users(facts), _limits(facts), *_rooms(facts, folder), _warm_setting(engine, facts)]
+        found += [
+            _engine(facts),
+            _users(engine.settings, facts),
+            _limits(facts),
+            *_rooms(facts, folder),
+            _warm_setting(engine, facts),
+        ]
         found.append(await _default_image(engine))
     except MoonyardError as error:
         found.append(failed("engine", error))
@@ -119,14 +127,14 @@ def _engine(facts: EngineFacts) -> Finding:
     return Finding(check="engine", state="ok", text=f"{facts.version} ({how}): {facts.name}")
 
 
-def _users(facts: EngineFacts) -> Finding:
-    if facts.is_rootless:
+def _users(settings: EngineSettings, facts: EngineFacts) -> Finding:
+    if facts.is_rootless or settings.user_namespaces:
         return Finding(check="users", state="ok", text="root in a container is an ordinary user of this machine")
     return Finding(
         check="users",
         state="weak",
         text=f"root in a container is this machine's, less all but {len(CAPABILITIES)} capabilities",
-        hint="A rootless Podman, run by a user of its own, keeps even a container that breaks out from being root.",
+        hint="The setting `user_namespaces`, or a rootless Podman, keeps even one that breaks out from being root.",
     )
 
 
@@ -141,6 +149,24 @@ def _limits(facts: EngineFacts) -> Finding:
         text=f"{text}; there is no limit to a container's {_list(missing)}",
         hint="Without root, systemd has to hand over the controllers: `Delegate=memory pids cpu` for user@.service.",
     )
+
+
+async def _allowances(allowed: Sequence[Allowance]) -> list[Finding]:
+    """Say for each rule of the owner's what it gives away, and what of it is not there."""
+    found: list[Finding] = []
+    for rule in allowed:
+        things = [*(mount.source for mount in rule.written_mounts), *rule.devices]
+        missing = [thing for thing in things if not await anyio.Path(thing).exists()]
+        found.append(
+            Finding(
+                check="allowed",
+                state="weak",
+                text=f"{rule.whom} may have {rule.what}"
+                + (f"; there is no {_list([f'`{thing}`' for thing in missing])}" if missing else ""),
+                hint="Whoever may push such a pipeline, or such an image, has that on this machine.",
+            )
+        )
+    return found
 
 
 def _rooms(facts: EngineFacts, state_folder: Path) -> list[Finding]:
@@ -279,7 +305,12 @@ async def _network(engine: Engine, spec: ContainerSpec) -> Finding:
         async with _container(engine, msgspec.structs.replace(spec, network="bridge")):
             return Finding(check="network", state="ok", text="containers get one, on which none reaches another")
     except NotIsolated:
-        return Finding(check="network", state="ok", text="each job gets one of its own, made when it needs it")
+        return Finding(
+            check="network",
+            state="weak",
+            text="each job gets one of its own, made when it needs it, and the engine alone keeps them from each other",
+            hint="A runner that is root where its containers run sees to that itself.",
+        )
     except MoonyardError as error:
         return failed("network", error)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -49,6 +50,12 @@ class ContainerClosed(MoonyardError):
     code = "container_closed"
 
 
+class ContainerNotThere(MoonyardError):
+    """A container was asked for that the job does not have."""
+
+    code = "shell_no_container"
+
+
 class Ahead:
     """A stage's container that is being made before the stage asks for it."""
 
@@ -69,12 +76,19 @@ class JobContainers:
         workspace: Path,
         environment: dict[str, str],
         tasks: anyio.abc.TaskGroup,
+        keeps_failed: bool = False,
     ) -> None:
+        """Prepare.
+
+        :param keeps_failed: leaves the containers in which a stage failed, until ``hand_over`` or ``remove_all``.
+        """
         self._engine = engine
         self._stream = stream
         self._workspace = workspace
         self._environment = environment
         self._tasks = tasks
+        self.pipeline = ""
+        """The job's, once its file has been read."""
         self._handles = (f"c{number}" for number in itertools.count(1))
         self._kept: dict[str, Container] = {}
         """Of the job and of stages, by ``""`` and the stages' names."""
@@ -88,6 +102,13 @@ class JobContainers:
         """The job's own, where there has to be one without services."""
         self._making_network = anyio.Lock()
         self._to_remove: set[Container] = set()
+        self._removing: set[Container] = set()
+        self._keeps_failed = keeps_failed
+        self._used: dict[str, Container] = {}
+        """Where each stage's newest command ran, the newest of all last."""
+        self._left: dict[str, Container] = {}
+        """Each stage's block that was closed last: it may be the one in which the stage failed."""
+        self._handed_over: set[Container] = set()
 
     async def for_command(self, stage: StageDefinition, handle: str | None) -> Container:
         """Give the container that a command of a stage runs in: the block's, the stage's, or the job's default one.
@@ -95,6 +116,12 @@ class JobContainers:
         :raises ContainerClosed: when the block has ended.
         :raises EngineError: when the container cannot be made.
         """
+        container = await self._for_command(stage, handle)
+        self._used.pop(stage.name, None)
+        self._used[stage.name] = container
+        return container
+
+    async def _for_command(self, stage: StageDefinition, handle: str | None) -> Container:
         if handle is not None:
             container = self._blocks.get(handle)
             if container is None:
@@ -110,6 +137,14 @@ class JobContainers:
                 del self._ahead[key]
                 raise ahead.error
         return await self._kept_container(stage, key)
+
+    def check(self, stage: StageDefinition) -> None:
+        """See that a stage's own container may have what the stage asks for.
+
+        :raises RightsRefused: when it may not.
+        """
+        if stage.container is not None and stage.rights is not None:
+            self._engine.check_rights(stage.container, self.pipeline, stage.rights)
 
     def prepare(self, stage: StageDefinition) -> None:
         """Begin to make a stage's own container, if it has one, so that its first command need not wait for it.
@@ -134,7 +169,10 @@ class JobContainers:
             if key not in self._kept:
                 image = stage.container or self._engine.settings.default_image
                 spec = self._connected(self._spec(image, "stage" if key else "default"), key)
-                spec = msgspec.structs.replace(spec, pull=stage.pull, read_only=stage.read_only) if key else spec
+                if key:
+                    spec = msgspec.structs.replace(
+                        spec, pull=stage.pull, read_only=stage.read_only, rights=stage.rights
+                    )
                 self._kept[key] = await self._make(spec, stage.name, quiet=False)
             return self._kept[key]
 
@@ -155,8 +193,11 @@ class JobContainers:
         return handle
 
     def close_block(self, handle: str) -> None:
-        self._block_stages.pop(handle, None)
+        stage = self._block_stages.pop(handle, "")
         container = self._blocks.pop(handle, None)
+        if container is not None and self._keeps_failed:
+            # Whether the stage fails is not known yet. One is enough: a script may open thousands.
+            self._left[stage], container = container, self._left.get(stage)
         if container is not None:
             self._tasks.start_soon(self._remove, container)
 
@@ -186,19 +227,81 @@ class JobContainers:
             return spec
         return msgspec.structs.replace(spec, networks=services.networks, hosts=services.hosts)
 
-    def end_stage(self, stage: str) -> None:
+    def end_stage(self, stage: str, *, has_failed: bool = False) -> None:
         """Remove a stage's own container and services.
 
         A container that nobody waited for and is still being made stays to the job's end.
         """
         if (services := self._services.get(stage)) is not None:
-            self._tasks.start_soon(services.end)
+            leaves_network = has_failed and self._keeps_failed
+            self._tasks.start_soon(partial(services.end, leaves_network=leaves_network))
         if (ahead := self._ahead.get(stage)) is not None and not ahead.done.is_set():
             return
         self._ahead.pop(stage, None)
-        container = self._kept.pop(stage, None)
-        if container is not None:
-            self._tasks.start_soon(self._remove, container)
+        if not (has_failed and self._keeps_failed):
+            self.forget_stage(stage)
+
+    def forget_stage(self, stage: str) -> None:
+        """Remove what is left of a stage's containers, also of a try before."""
+        if self._keeps_failed and (services := self._services.get(stage)) is not None:
+            self._tasks.start_soon(services.end)
+        for container in (self._kept.pop(stage, None), self._left.pop(stage, None)):
+            if container is not None:
+                self._tasks.start_soon(self._remove, container)
+
+    def chosen(self, stage: str | None, image: str | None) -> Container:
+        """Give a container that is there: by default the one in which the newest command ran.
+
+        :raises ContainerNotThere: when there is none, or not that one; it says which there are.
+        """
+        used = [container for container in self._used.values() if self.has(container)]
+        others = [container for container in self._to_remove if self.has(container) and container not in used]
+        if stage is not None:
+            found = self._used.get(stage) or self._kept.get(stage)
+            candidates = [found] if found is not None and self.has(found) else []
+        elif image is not None:
+            named = self._engine.full_name(image)
+            candidates = [one for one in [*others, *used] if self._engine.full_name(one.image) == named]
+        else:
+            candidates = [*others, *used]
+        if candidates:
+            return candidates[-1]
+        there = ", ".join(sorted({f"`{container.image}`" for container in [*others, *used]}))
+        wanted = f" of stage `{stage}`" if stage is not None else "" if image is None else f" of image `{image}`"
+        raise ContainerNotThere(
+            f"the job has no container{wanted} now"
+            + (f": there are those of {there}" if there else ", and no other: no command runs in one at the moment"),
+            hint="Containers are made when a stage's first command needs one, and removed at its end.",
+        )
+
+    def has(self, container: Container) -> bool:
+        """Tell whether a container is still there, and to stay."""
+        return container in self._to_remove and container not in self._removing
+
+    @property
+    def in_use(self) -> set[Container]:
+        """Those that are there and in which commands ran."""
+        return {container for container in self._used.values() if self.has(container)}
+
+    def hand_over(self) -> None:
+        """Leave the containers in which commands ran to whoever calls ``remove_handed_over``; others are removed."""
+        self._handed_over = self.in_use
+
+    async def remove_handed_over(self) -> None:
+        """Remove those containers, in the background once nothing of them runs."""
+        for container in self._handed_over:
+            self._to_remove.discard(container)
+            await container.end()
+            self._engine.discard(container)
+        self._handed_over.clear()
+        for services in self._services.values():
+            await services.end()
+        self._discard_network()
+
+    def _discard_network(self) -> None:
+        if self._network is not None:
+            self._engine.discard_network(self._network)
+            self._network = None
 
     def close_blocks_of(self, stage: str) -> None:
         """Close the blocks that a stage's script left open: one that was stopped does not come to their ends."""
@@ -215,13 +318,12 @@ class JobContainers:
         self._blocks.clear()
         self._block_stages.clear()
         async with anyio.create_task_group() as tasks:
-            for container in list(self._to_remove):
+            for container in self._to_remove - self._handed_over:
                 tasks.start_soon(self._remove, container)
             for services in self._services.values():
-                tasks.start_soon(services.end)
-        if self._network is not None:
-            self._engine.discard_network(self._network)
-            self._network = None
+                tasks.start_soon(partial(services.end, leaves_network=bool(self._handed_over)))
+        if not self._handed_over:
+            self._discard_network()
 
     def _spec(self, image: str, kind: ContainerKind) -> ContainerSpec:
         return ContainerSpec(
@@ -231,6 +333,7 @@ class JobContainers:
             attempt=self._stream.attempt,
             workspace=self._workspace,
             env=self._environment,
+            pipeline=self.pipeline,
         )
 
     async def _make(self, spec: ContainerSpec, stage: str, *, quiet: bool) -> Container:
@@ -249,7 +352,8 @@ class JobContainers:
     async def _create(self, spec: ContainerSpec, progress: Progress) -> Container:
         if spec.network == "none" or spec.networks:
             return await self._engine.create_container(spec, progress)
-        if self._engine.isolates:
+        # What may change its own network, or forge what it sends, could pass for another on one that is shared.
+        if self._engine.isolates and spec.rights is None:
             try:
                 return await self._engine.create_container(spec, progress)
             except NotIsolated:
@@ -273,6 +377,7 @@ class JobContainers:
     async def _remove(self, container: Container) -> None:
         if container not in self._to_remove:
             return
+        self._removing.add(container)
         with anyio.CancelScope(shield=True):
             try:
                 if await container.end():
@@ -292,3 +397,4 @@ class JobContainers:
                 )
                 self._engine.discard(container)
         self._to_remove.discard(container)
+        self._removing.discard(container)

@@ -101,15 +101,11 @@ class OrchestratorArtifacts:
         """
         sha256, size = await anyio.to_thread.run_sync(_hash, file)
 
-        async def upload() -> None:
-            file.seek(0)
-            await self._client.put(f"/v1/runner/blobs/{sha256}", object, _chunks(file), seconds=BLOB_SECONDS)
-
         async def name_it() -> None:
             message = ArtifactSave(name=name, sha256=sha256, size_bytes=size, content_type=content_type)
             await self._client.post(self._path, Artifact, message)
 
-        await persistently(f"uploading artifact `{name}`", upload, patience=PATIENCE_SECONDS)
+        await upload(self._client, f"artifact `{name}`", file, sha256)
         await persistently(f"naming artifact `{name}`", name_it)
         return SavedArtifact(sha256=sha256, size_bytes=size)
 
@@ -129,14 +125,10 @@ class OrchestratorWorkspaces:
         sha256, _ = await anyio.to_thread.run_sync(_hash, file)
         kept: list[WorkspaceKept] = []
 
-        async def upload() -> None:
-            file.seek(0)
-            await self._client.put(f"/v1/runner/blobs/{sha256}", object, _chunks(file), seconds=BLOB_SECONDS)
-
         async def name_it() -> None:
             kept.append(await self._client.post(self._path, WorkspaceKept, WorkspaceKeep(sha256=sha256)))
 
-        await persistently("uploading the workspace", upload, patience=PATIENCE_SECONDS)
+        await upload(self._client, "the workspace", file, sha256)
         await persistently("keeping the workspace", name_it, patience=PATIENCE_SECONDS)
         return kept[-1].expires_at
 
@@ -146,21 +138,47 @@ class OrchestratorWorkspaces:
         :raises MoonyardError: when there is none, or it does not come whole.
         """
 
-        async def download() -> None:
-            file.seek(0)
-            file.truncate()
-            digest = hashlib.sha256()
-            async with self._client.stream(self._path) as stream:
-                promised = stream.headers.get("ETag", "").strip('"')
-                async for chunk in stream.chunks():
-                    digest.update(chunk)
-                    await anyio.to_thread.run_sync(file.write, chunk)
-            if digest.hexdigest() != promised:
-                raise OrchestratorUnreachable("the kept workspace did not arrive as it was sent")
-
         with anyio.fail_after(BLOB_SECONDS):
-            await persistently("fetching the kept workspace", download, patience=PATIENCE_SECONDS)
+            await download(self._client, "the kept workspace", self._path, file)
         file.seek(0)
+
+
+async def upload(
+    client: Client, what: str, file: IO[bytes], sha256: str, *, patience: float = PATIENCE_SECONDS
+) -> None:
+    """Store a content, as often as it takes.
+
+    :raises MoonyardError: when it is refused, or no orchestrator takes it.
+    """
+
+    async def send() -> None:
+        file.seek(0)
+        await client.put(f"/v1/runner/blobs/{sha256}", object, _chunks(file), seconds=BLOB_SECONDS)
+
+    await persistently(f"uploading {what}", send, patience=patience)
+
+
+async def download(
+    client: Client, what: str, path: str, file: IO[bytes], *, patience: float = PATIENCE_SECONDS
+) -> None:
+    """Write a content into a file, which holds it alone and whole then.
+
+    :raises MoonyardError: when there is none, or it does not come whole.
+    """
+
+    async def receive() -> None:
+        file.seek(0)
+        file.truncate()
+        digest = hashlib.sha256()
+        async with client.stream(path) as stream:
+            promised = stream.headers.get("ETag", "").strip('"')
+            async for chunk in stream.chunks():
+                digest.update(chunk)
+                await anyio.to_thread.run_sync(file.write, chunk)
+        if digest.hexdigest() != promised:
+            raise OrchestratorUnreachable(f"{what} did not arrive as it was sent")
+
+    await persistently(f"fetching {what}", receive, patience=patience)
 
 
 def _hash(file: IO[bytes]) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from typing import Final
 
 from runner.job_context import Call, JobContext
 from runner.lines import LineSplitter
-from runner.modules import artifact, container, process, time
+from runner.modules import archive, artifact, container, data, documents, fs, http, process, time
 from sandbox.process import Value
 from schema.errors import MoonyardError
 from schema.states import Level
@@ -17,18 +17,25 @@ log: Final = logging.getLogger(__name__)
 
 Handler = Callable[[JobContext, Call], Awaitable[Value]]
 
-HANDLERS: Final[Mapping[str, Handler]] = process.CALLS | container.CALLS | time.CALLS | artifact.CALLS
+_MODULES: Final = (process, container, time, artifact, fs, documents, archive, data, http)
+HANDLERS: Final[Mapping[str, Handler]] = {
+    name: handler for module in _MODULES for name, handler in module.CALLS.items()
+}
 
 
 class ConditionCalls:
-    """The host side of what decides whether a stage runs: that is looked at, and does nothing."""
+    """The host side of what decides whether a stage runs: that may compute, and does nothing."""
 
     def __init__(self, job: JobContext) -> None:
         self._job = job
 
     async def call(self, stage: str, name: str, arguments: list[Value], *, plugin: str | None = None) -> Value:
-        """Refuse a call."""
-        del arguments, plugin
+        """Answer a call that only computes.
+
+        :raises MoonyardError: for all others, and what the Lua caller gets as its error.
+        """
+        if name in data.CALLS:
+            return await JobHostCalls(self._job).call(stage, name, arguments, plugin=plugin)
         raise MoonyardError(
             f"{name} was called in the `when` of stage `{stage}`, which only decides whether the stage runs",
             code="call_in_condition",

@@ -27,6 +27,7 @@ import msgspec
 import plugins
 from runner import kept_workspace
 from runner import owner as owners
+from runner.caches import CacheStore, JobCaches
 from runner.containers import JobContainers
 from runner.engine.engine import Engine
 from runner.engine.stopping import Stop, limited
@@ -34,8 +35,10 @@ from runner.event_stream import EventStream
 from runner.graph import Graph
 from runner.host_calls import JobHostCalls
 from runner.job_context import ArtifactStore, JobContext, WorkspaceStore
+from runner.kept import Keeper
 from runner.losses import AttemptLost, Losses
 from runner.stages import StageFailed, Stages, skip
+from runner.web.exchange import Web
 from sandbox.parent import WarmParent
 from sandbox.process import JobFacts, Sandbox
 from schema.definition import CANCEL_GRACE_SECONDS, FINALLY_SECONDS, PipelineDefinition, StageDefinition
@@ -64,6 +67,8 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, str | int | float | bool]
     resume: Resume | None = None
     """What it begins with, where that is not the first stage."""
+    keep_on_failure: float | None = None
+    """Seconds for which its containers and workspace are kept if it fails."""
 
 
 class StageTimeout(MoonyardError):
@@ -96,11 +101,15 @@ class Job:
         owner: owners.Owner,
         stream: EventStream,
         artifacts: ArtifactStore,
+        caches: CacheStore,
+        web: Web,
         workspaces: WorkspaceStore | None = None,
         before_loss: Callable[[], Awaitable[None]] | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         """Prepare.
 
+        :param keeper: takes over what is left of it, where that is wanted and it failed.
         :param before_loss: called before it is told that the attempt was lost, and so before it is run again.
         """
         self._order = order
@@ -109,6 +118,8 @@ class Job:
         self._owner = owner
         self._stream = stream
         self._artifacts = artifacts
+        self._caches = caches
+        self._web = web
         self._workspaces = workspaces
         self._scope = anyio.CancelScope()
         self._stop = Stop()
@@ -117,6 +128,9 @@ class Job:
         self._stages_ended = False
         self._losses = Losses()
         self._before_loss = before_loss
+        self._keeper = keeper
+        self.containers: JobContainers | None = None
+        """While it has any."""
 
     @property
     def id(self) -> str:
@@ -180,9 +194,9 @@ class Job:
         return error.info
 
     async def _run_stages(self) -> None:
-        async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as held, AsyncExitStack() as stack:
             stack.enter_context(single_error())
-            workspace = await stack.enter_async_context(
+            workspace = await held.enter_async_context(
                 owners.workspace(self._owner, self._order.id, self._order.attempt)
             )
             tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -192,22 +206,45 @@ class Job:
                 workspace=workspace,
                 environment=self._environment(),
                 tasks=tasks,
+                keeps_failed=self._order.keep_on_failure is not None,
             )
+            self.containers = containers
             stack.push_async_callback(_remove_all, containers)
             sandbox = await stack.enter_async_context(self._parent.fork())
             definition = await sandbox.load(self._order.filename, self._order.source, plugins.shipped())
+            containers.pipeline = definition.name
             context = JobContext(
                 stages=[*definition.stages, *definition.on_cancel, *definition.finally_],
                 stream=self._stream,
                 containers=containers,
                 workspace=workspace,
                 artifacts=self._artifacts,
+                caches=JobCaches(
+                    definition,
+                    self._order.inputs,
+                    store=self._caches,
+                    workspace=workspace,
+                    scratch=self._owner.folder,
+                    stream=self._stream,
+                ),
                 losses=self._losses,
+                web=self._web,
                 stop=self._stop,
             )
             if definition.cancel_grace is not None:
                 self._grace = definition.cancel_grace
-            await self._run_all(definition, sandbox, context)
+            try:
+                await self._run_all(definition, sandbox, context)
+            except MoonyardError as failure:
+                await self._keep(failure, containers, held)
+                raise
+
+    async def _keep(self, failure: MoonyardError, containers: JobContainers, held: AsyncExitStack) -> None:
+        """Hand over what is left of an attempt that failed, and was neither cancelled nor lost."""
+        seconds = self._order.keep_on_failure
+        if seconds is None or self._keeper is None or self._cancel_asked or self._losses.behind(failure):
+            return
+        await self._keeper.keep(self._stream, seconds, containers, held)
 
     async def _run_all(self, definition: PipelineDefinition, sandbox: Sandbox, context: JobContext) -> None:
         facts = JobFacts(
@@ -224,6 +261,9 @@ class Job:
             await self._run_graph(graph, definition, sandbox, facts, calls, context)
         except MoonyardError as error:
             failure = error
+        if failure is None or (sandbox.is_alive and not self._cancel_asked and not self._losses.behind(failure)):
+            with anyio.CancelScope() as saving, self._stop.interrupting(saving):
+                await context.caches.save_job(succeeded=failure is None)
         self._stages_ended = True
         if failure is None or not self._losses.behind(failure):
             keeps = self._workspaces if definition.keep_workspace is not None and not self._cancel_asked else None
@@ -349,7 +389,10 @@ class Job:
             except StageFailed as failure:
                 # A script that could only be stopped with its whole process has nothing left to be tried again in; and
                 # a loss takes nothing from what the stage may try.
-                if not tries_left or not sandbox.is_alive or self._losses.behind(failure):
+                if not sandbox.is_alive or self._losses.behind(failure):
+                    raise
+                if not tries_left:
+                    await context.caches.save(stage, succeeded=False)
                     raise
                 pause = stage.retry_delay
                 if stage.retry_backoff == "exponential":
@@ -358,6 +401,7 @@ class Job:
                 await self._stream.log(
                     stage.name, "warn", "system", f"{failure.message}; trying again{when} ({tries_left} left)"
                 )
+                context.containers.forget_stage(stage.name)
                 await anyio.sleep(pause)
             else:
                 return
@@ -377,9 +421,12 @@ class Job:
         def duration() -> float:
             return round(anyio.current_time() - started, 6)
 
+        has_failed = False
         stop = context.stops[stage.name] = Stop(whole)
         try:
+            await context.caches.restore(stage)
             async with limited(stop, stage.timeout):
+                context.containers.check(stage)
                 await context.containers.start_services(stage, stage.services)
                 await sandbox.run_stage(stage.name, facts, calls, script=stage.name_in_file)
             if stop.scope.cancelled_caught:
@@ -389,7 +436,9 @@ class Job:
                     where=where,
                     hint="Raise the stage's `timeout`, or give its commands timeouts of their own.",
                 )
+            await context.caches.save(stage, succeeded=True)
         except MoonyardError as error:
+            has_failed = True
             context.containers.close_blocks_of(stage.name)
             self._losses.note(error)
             failure = StageFailed(f"stage `{stage.name}` failed: {error.message}", where=error.where)
@@ -402,7 +451,7 @@ class Job:
                 await self._stream.stage(stage.name, "cancelled", duration=duration())
             raise
         finally:
-            context.containers.end_stage(stage.name)
+            context.containers.end_stage(stage.name, has_failed=has_failed)
         await self._stream.stage(stage.name, "succeeded", duration=duration())
 
     def _environment(self) -> dict[str, str]:

@@ -8,10 +8,12 @@ from typing import IO, Protocol
 
 import msgspec
 
+from runner.caches import JobCaches
 from runner.containers import JobContainers
 from runner.engine.stopping import Stop
 from runner.event_stream import EventStream
 from runner.losses import Losses
+from runner.web.exchange import Web
 from sandbox.process import Value
 from schema.definition import StageDefinition
 
@@ -59,14 +61,18 @@ class JobContext:
         containers: JobContainers,
         workspace: Path,
         artifacts: ArtifactStore,
+        caches: JobCaches,
         losses: Losses,
         stop: Stop,
+        web: Web,
     ) -> None:
         self.stream = stream
         self.containers = containers
         self.workspace = workspace
         self.artifacts = artifacts
+        self.caches = caches
         self.losses = losses
+        self.web = web
         self.stop = stop
         """How the stages that run now, all together, are asked to end."""
         self.stops: dict[str, Stop] = {}

@@ -13,12 +13,15 @@ import anyio.to_thread
 
 import plugins
 from runner import owner as owners
+from runner.cache_folder import CACHE_BYTES, CacheFolder
+from runner.cache_stores import LocalCaches
 from runner.engine.engine import Engine
 from runner.engine.settings import EngineSettings
 from runner.event_stream import EventStream
 from runner.job import Job, JobOrder
 from runner.job_context import SavedArtifact
 from runner.reaper import reaping
+from runner.web.exchange import Web, WebSettings
 from sandbox.parent import WarmParent
 from schema.definition import resolve_inputs
 from schema.errors import MoonyardError, single_error
@@ -96,6 +99,8 @@ async def run(
     print_lines: Callable[[bytes], None],
     stop: anyio.Event,
     kill: anyio.Event,
+    cache_budget: int = CACHE_BYTES,
+    web_settings: WebSettings = WebSettings(),  # noqa: B008  # it never changes
 ) -> JobEvent:
     """Run a pipeline file to its final event. ``stop``, once set, cancels the job; ``kill`` ends it at once.
 
@@ -112,7 +117,10 @@ async def run(
             async with (
                 Engine.open(engine_settings, owner.name) as engine,
                 reaping(engine_settings.state_folder, owner, engine),
+                Web.open(web_settings) as web,
             ):
+                caches = CacheFolder(engine_settings.state_folder, cache_budget)
+                await caches.trim()
                 job = Job(
                     JobOrder(id=job_id, number=None, attempt=1, filename=filename, source=source, inputs=resolved),
                     engine=engine,
@@ -120,6 +128,8 @@ async def run(
                     owner=owner,
                     stream=stream,
                     artifacts=FolderArtifacts(artifact_folder / job_id),
+                    caches=LocalCaches(caches),
+                    web=web,
                 )
                 return await _run_delivering(job, stream, stop, kill)
 

@@ -2,19 +2,36 @@
 
 Nothing that a script raises is believed here, for its words are its own. The engine is known to be lost by what a host
 call met, whatever the script made of that; the Lua process by how it ended; a full disk by what it did not take of the
-runner's own. (That a workspace takes no more is for the command to tell that wrote to it.) An attempt whose script got
-over it and succeeds has succeeded.
+runner's own; a machine without room, files or processes by what its engine said when it was to make a container; and a
+container by how it ended: nothing in it can remove it or kill its first process, but for the kernel, when its memory is
+used up. Where that cannot be told apart, for the container was gone before anybody looked, the attempt has failed.
+
+That a workspace takes no more is for the command to tell that wrote to it. An attempt whose script got over it and
+succeeds has succeeded.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from runner.engine.errors import EngineLost, EngineUnavailable, StateFolderUnusable
+from runner.engine.errors import (
+    ContainerTaken,
+    EngineLost,
+    EngineUnavailable,
+    MachineExhausted,
+    StateFolderUnusable,
+)
 from sandbox.process import SandboxLost
 from schema.errors import MoonyardError
 
-NOT_ITS_OWN_DOING: Final = (EngineLost, EngineUnavailable, SandboxLost, StateFolderUnusable)
+NOT_ITS_OWN_DOING: Final = (
+    ContainerTaken,
+    EngineLost,
+    EngineUnavailable,
+    MachineExhausted,
+    SandboxLost,
+    StateFolderUnusable,
+)
 
 
 class AttemptLost(MoonyardError):

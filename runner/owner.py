@@ -13,7 +13,7 @@ import itertools
 import logging
 import os
 import secrets
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
@@ -160,14 +160,20 @@ def remove_tree(folder: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        names = itertools.count()
-        while folders := _remove_files(root):
-            for name in folders:
-                _move_up_folders(root, name, names)
-                os.rmdir(name, dir_fd=root)
+        empty_folder(root)
     finally:
         os.close(root)
     folder.rmdir()
+
+
+def empty_folder(root: int, check: Callable[[], None] = lambda: None) -> None:
+    """Remove all that is in an open folder. ``check`` is asked, time and again, whether to go on."""
+    names = itertools.count()
+    while folders := _remove_files(root):
+        for name in folders:
+            check()
+            _move_up_folders(root, name, names)
+            os.rmdir(name, dir_fd=root)
 
 
 def _remove_files(folder: int) -> list[str]:

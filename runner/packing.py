@@ -1,11 +1,11 @@
-"""A workspace as one file, and back: how it is kept for a later attempt.
+"""A workspace as one file, or some of it, and back: how it is kept for a later attempt, and for later jobs.
 
 What a job's containers wrote is not to be trusted, and something in them may still be writing: the tree is walked by
 directory handles, and a link is stored as a link, never followed. Where a pack comes from is not to be trusted either:
 it is unpacked into an empty folder, and links are made last, so that nothing can be written through one.
 
-Kept are files, folders and links with their modes and owners (owners only where the runner is root). Of a file with
-several names each gets a copy; sockets, pipes and devices are left out.
+Kept are files, folders and links with their modes, times and owners (owners only where the runner is root). Of a file
+with several names each gets a copy; sockets, pipes and devices are left out.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
-from collections.abc import Callable
-from contextlib import suppress
+import zlib
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import IO, Final
+from typing import IO, Final, cast
 
 import anyio
 import anyio.from_thread
 import anyio.to_thread
 
+from runner import jail, trees
 from schema.errors import MoonyardError
+from schema.sizes import size_text
 
 COMPRESSION: Final = 1
 """Of gzip: more takes several times as long for a little less."""
 COPY_BYTES: Final = 1024 * 1024
+_NANO: Final = 10**9
 _READ_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -34,6 +38,12 @@ class PackDamaged(MoonyardError):
     """A packed workspace that cannot be unpacked."""
 
     code = "workspace_damaged"
+
+
+class PackTooLarge(MoonyardError):
+    """More than what is kept of a workspace."""
+
+    code = "cache_too_large"
 
 
 async def pack(workspace: Path, file: IO[bytes]) -> int:
@@ -44,43 +54,104 @@ async def pack(workspace: Path, file: IO[bytes]) -> int:
     return await anyio.to_thread.run_sync(_pack, workspace, file, anyio.from_thread.check_cancelled)
 
 
-async def unpack(file: IO[bytes], workspace: Path) -> int:
+async def pack_paths(workspace: Path, paths: Sequence[str], file: IO[bytes], maximum: int) -> int:
+    """Write some paths of a workspace into a file, under their places in the list; give how many files they have.
+
+    What is not there is left out.
+
+    :param maximum: how many bytes the file may have.
+    :raises PackTooLarge: when it would have more.
+    :raises JailError: for a path that leads out of the workspace.
+    :raises OSError: when something in them cannot be read.
+    """
+    limited = cast("IO[bytes]", _Limited(file, maximum))
+    return await anyio.to_thread.run_sync(_pack_paths, workspace, paths, limited, anyio.from_thread.check_cancelled)
+
+
+async def unpack(file: IO[bytes], workspace: Path, what: str = "the kept workspace") -> int:
     """Fill an empty workspace from a file; give how many files it has.
 
+    :param what: for messages.
     :raises PackDamaged: when it is no packed workspace.
     """
     try:
         return await anyio.to_thread.run_sync(_unpack, file, workspace, anyio.from_thread.check_cancelled)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, OSError, EOFError, ValueError, OverflowError) as error:
         raise PackDamaged(
-            f"the kept workspace cannot be unpacked: {error}",
+            f"{what} cannot be unpacked: {error}",
             hint="Is the runner's disk full? Otherwise retry from the start, or with `--without-workspace`.",
         ) from error
 
 
-class _Watched:
-    """A file of which exactly so much is read as its header says, until whoever waits for it waits no more."""
+class _Limited:
+    """A file that takes so much and no more."""
 
-    def __init__(self, file: IO[bytes], check: Callable[[], None]) -> None:
+    def __init__(self, file: IO[bytes], maximum: int) -> None:
         self._file = file
-        self._check = check
+        self._maximum = maximum
+        self._size = 0
 
-    def read(self, size: int) -> bytes:
-        self._check()
-        data = self._file.read(size)
-        # It became shorter while it was read.
-        return data + b"\0" * (size - len(data))
+    def write(self, data: bytes) -> int:
+        self._size += len(data)
+        if self._size > self._maximum:
+            raise PackTooLarge(f"it takes more than the {size_text(self._maximum)} that are kept of one")
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _pack(workspace: Path, file: IO[bytes], check: Callable[[], None]) -> int:
+    with _writing(file) as tar, _opened(workspace) as handle:
+        return _add_below(tar, PurePosixPath(), handle, check)
+
+
+def _pack_paths(workspace: Path, paths: Sequence[str], file: IO[bytes], check: Callable[[], None]) -> int:
     count = 0
-    with tarfile.open(fileobj=file, mode="w:gz", compresslevel=COMPRESSION) as tar:
-        for folder, folders, files, handle in os.fwalk(workspace, follow_symlinks=False, onerror=_raise):
-            inside = PurePosixPath(os.path.relpath(folder, workspace))
-            for name in [*folders, *files]:
-                check()
-                with suppress(FileNotFoundError):  # it was removed since the folder was read
-                    count += _add(tar, str(inside / name), name, handle, check)
+    with _writing(file) as tar:
+        for place, path in enumerate(paths):
+            try:
+                with jail.place(workspace, path) as (parent, name):
+                    count += _add_all(tar, str(place), name, parent, check)
+            except FileNotFoundError:
+                continue
+            except jail.JailError as error:
+                if error.code != "path_not_found":
+                    raise
+    return count
+
+
+def _add_all(tar: tarfile.TarFile, path: str, name: str, parent: int, check: Callable[[], None]) -> int:
+    count = _add(tar, path, name, parent, check)
+    if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+        with _opened(name, parent) as handle:
+            count += _add_below(tar, PurePosixPath(path), handle, check)
+    return count
+
+
+def _writing(file: IO[bytes]) -> tarfile.TarFile:
+    return tarfile.open(fileobj=file, mode="w:gz", compresslevel=COMPRESSION)
+
+
+@contextmanager
+def _opened(folder: str | Path, parent: int | None = None) -> Generator[int]:
+    handle = os.open(folder, _READ_FLAGS | os.O_DIRECTORY, dir_fd=parent)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _add_below(tar: tarfile.TarFile, prefix: PurePosixPath, top: int, check: Callable[[], None]) -> int:
+    count = 0
+    for folder, folders, files, handle in os.fwalk(".", follow_symlinks=False, onerror=_raise, dir_fd=top):
+        for name in [*folders, *files]:
+            check()
+            with suppress(FileNotFoundError):  # it was removed since the folder was read
+                count += _add(tar, str(prefix / folder / name), name, handle, check)
     return count
 
 
@@ -89,6 +160,8 @@ def _add(tar: tarfile.TarFile, path: str, name: str, folder: int, check: Callabl
     entry = tarfile.TarInfo(path)
     entry.mode = stat.S_IMODE(facts.st_mode)
     entry.uid, entry.gid, entry.mtime = facts.st_uid, facts.st_gid, facts.st_mtime
+    # To the nanosecond: build tools compare times, and a float rounds them.
+    entry.pax_headers = {"mtime": f"{facts.st_mtime_ns // _NANO}.{facts.st_mtime_ns % _NANO:09d}"}
     if stat.S_ISDIR(facts.st_mode):
         entry.type = tarfile.DIRTYPE
         tar.addfile(entry)
@@ -102,7 +175,7 @@ def _add(tar: tarfile.TarFile, path: str, name: str, folder: int, check: Callabl
             if not stat.S_ISREG(facts.st_mode):
                 return 0
             entry.size = facts.st_size
-            tar.addfile(entry, _Watched(file, check))  # pyright: ignore[reportArgumentType]  # it only reads
+            tar.addfile(entry, trees.Watched(file, check))  # pyright: ignore[reportArgumentType]  # it only reads
         return 1
     return 0
 
@@ -154,7 +227,9 @@ def _mark(target: Path, entry: tarfile.TarInfo) -> None:
     if os.geteuid() == 0:
         os.chown(target, entry.uid, entry.gid)
     target.chmod(entry.mode)
-    os.utime(target, (entry.mtime, entry.mtime))
+    seconds, _, fraction = entry.pax_headers.get("mtime", str(entry.mtime)).partition(".")
+    modified = int(seconds) * _NANO + int(fraction[:9].ljust(9, "0"))
+    os.utime(target, ns=(modified, modified))
 
 
 def _inside(name: str) -> PurePosixPath:

@@ -144,19 +144,25 @@ class Services:
     async def _progress(self, text: str) -> None:
         await self._stream.log(self._stage, "info", "system", text)
 
-    async def end(self) -> None:
-        """End them all, and wait until nothing of them runs and their last words are in the log."""
-        if self._is_over:
-            return
-        self._is_over = True
+    async def end(self, *, leaves_network: bool = False) -> None:
+        """End them all, and wait until nothing of them runs and their last words are in the log.
+
+        :param leaves_network: for containers that stay on it; ``end`` is to be called once more when they are gone.
+        """
+        if not self._is_over:
+            self._is_over = True
+            await self._end_all()
+        if self._network is not None and not leaves_network:
+            self._engine.discard_network(self._network)
+            self._network = None
+
+    async def _end_all(self) -> None:
         with anyio.CancelScope(shield=True):
             async with anyio.create_task_group() as tasks:
                 for service in self._services:
                     tasks.start_soon(service.end)
         for service in self._services:
             self._engine.discard(service.container)
-        if self._network is not None:
-            self._engine.discard_network(self._network)
 
 
 class Service:

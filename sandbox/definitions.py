@@ -10,7 +10,9 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, get_args
 
 from sandbox import locations, matrix
+from sandbox.caches import CacheChecker
 from sandbox.frames import Function, lua_type
+from sandbox.rights import RIGHTS_FIELDS, RightsChecker
 from sandbox.services import ServiceChecker
 from schema import times
 from schema.definition import (
@@ -52,12 +54,17 @@ PIPELINE_FIELDS: Final = (
     "services",
     "parallel",
     "fail_fast",
+    "cache",
 )
 STAGE_FIELDS: Final = (
     "name",
     "container",
     "pull",
     "read_only",
+    "privileged",
+    "mounts",
+    "devices",
+    "capabilities",
     "script",
     "timeout",
     "needs",
@@ -66,10 +73,11 @@ STAGE_FIELDS: Final = (
     "matrix",
     "when",
     "allow_failure",
+    "cache",
 )
-STAGES_FIELDS: Final = ("needs", "matrix", "when", "allow_failure")
+STAGES_FIELDS: Final = ("needs", "matrix", "when", "allow_failure", "cache")
 """What only stages in `stages` have."""
-CONTAINER_FIELDS: Final = ("pull", "read_only")
+CONTAINER_FIELDS: Final = ("pull", "read_only", *RIGHTS_FIELDS)
 """What only stages with a container of their own have."""
 PULL_POLICIES: Final[tuple[PullPolicy, ...]] = get_args(PullPolicy)
 WHEN_WORDS: Final[tuple[When, ...]] = ("on_success", "on_failure", "always")
@@ -119,6 +127,9 @@ class _Checker:
         self._plugins: list[str] = []
         self._combinations: dict[str, list[matrix.Combination]] = {}
         """By their stages' names."""
+        self._input_names: list[str] = []
+        self._caches = CacheChecker(problem=self.problem, unknown_fields=self._unknown_fields)
+        self._rights = RightsChecker(problem=self.problem, boolean=self._boolean)
         self._services = ServiceChecker(
             problem=self.problem, unknown_fields=self._unknown_fields, image=self._image, duration=self._duration
         )
@@ -140,6 +151,7 @@ class _Checker:
         self._unknown_fields((), table, PIPELINE_FIELDS, "pipeline")
         self._plugins = self._plugin_names(table.get("plugins"))
         inputs = self._inputs(table.get("inputs"))
+        self._input_names = [*inputs]
         retries, retry_delay, retry_backoff = self._retries(("retries",), "the pipeline", table.get("retries"))
         stages, on_cancel, finally_ = (self._stages(field, table.get(field)) for field in STAGE_LISTS)
         self._check_names([*stages, *on_cancel, *finally_])
@@ -169,6 +181,7 @@ class _Checker:
             if table.get("parallel") is None
             else self._whole(("parallel",), "the pipeline", table["parallel"], 1, PARALLEL_MAXIMUM),
             fail_fast=self._boolean(("fail_fast",), "the pipeline", table.get("fail_fast"), default=True),
+            cache=self._caches.caches(("cache",), "the pipeline", table.get("cache"), inputs=inputs),
         )
 
     def requirements(self, required: Mapping[str, int]) -> None:
@@ -492,6 +505,7 @@ class _Checker:
             container=container,
             pull=self._pull((*path, "pull"), label, table.get("pull")),
             read_only=self._boolean((*path, "read_only"), label, table.get("read_only"), default=False),
+            rights=self._rights.rights(path, label, table),
             timeout=self._duration((*path, "timeout"), table.get("timeout")),
             needs=self._needs((*path, "needs"), label, table.get("needs")),
             when=self._when((*path, "when"), label, table.get("when")),
@@ -500,6 +514,13 @@ class _Checker:
             retry_delay=retry_delay,
             retry_backoff=retry_backoff,
             services=self._services.services((*path, "services"), label, table.get("services")),
+            cache=self._caches.caches(
+                (*path, "cache"),
+                label,
+                table.get("cache"),
+                inputs=self._input_names,
+                axes=combinations[0] if combinations else (),
+            ),
             line=line or (script.line if isinstance(script, Function) else None),
         )
 

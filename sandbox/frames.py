@@ -7,7 +7,7 @@ structs.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -22,6 +22,9 @@ SCRIPT_FORMAT: Final = ">I"
 """Counted in the length. It stands outside of the message lest a frame that is too large be nobody's."""
 FRAME_BYTES_MAXIMUM: Final = 32 * 1024 * 1024
 FUNCTION_EXTENSION: Final = 1
+NULL_EXTENSION: Final = 2
+NULL: Final[Value] = cast("Value", msgspec.msgpack.Ext(NULL_EXTENSION, b"\0"))
+"""Goes to Lua as ``json.null``, for nil is nothing there: no list holds it, and no table. It comes back as None."""
 
 
 class Function(msgspec.Struct, frozen=True):

@@ -18,6 +18,8 @@ InputType = Literal["string", "number", "integer", "boolean"]
 InputValue = str | int | float | bool
 PullPolicy = Literal["missing", "always", "never"]
 MatrixValue = str | int | float | bool
+CachePolicy = Literal["restore_and_save", "restore", "save"]
+CacheWhen = Literal["on_success", "always"]
 When = Literal["on_success", "on_failure", "always", "function"]
 """When a stage runs: ``function`` stands for one of the file's own, which is asked."""
 
@@ -77,6 +79,36 @@ class ServiceDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """By default a service is ready once it has started."""
 
 
+class Rights(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container asks for beyond what all have. Nothing of it is given that the runner's owner does not allow."""
+
+    privileged: bool = False
+    """All that root on the runner's machine can do."""
+    mounts: list[str] = []
+    """Of the owner's, by their places in the container."""
+    devices: list[str] = []
+    capabilities: list[str] = []
+    """As in capabilities(7), without ``CAP_``."""
+
+
+class CacheDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """Paths of the workspace that are kept under a key for jobs to come; ``schema.caches`` reads its words."""
+
+    key: str
+    """With ``${name}`` for the values of inputs and of the stage's matrix."""
+    files: list[str] = []
+    """Patterns of files in the workspace whose contents are part of the key."""
+    paths: list[str]
+    """Relative to the workspace, sorted, none inside another."""
+    restore_keys: list[str] = []
+    """How the keys begin of those that are taken where there is none under the key; the first that fits is."""
+    policy: CachePolicy = "restore_and_save"
+    when: CacheWhen = "on_success"
+    """After what end of its stage, or of the job's stages, it is saved."""
+    scope: str | None = None
+    """Whom it is shared with, with ``${input}`` for the values of inputs; None for all jobs of the pipeline."""
+
+
 class StageDefinition(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     container: str | None = None
@@ -84,6 +116,8 @@ class StageDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """When the container's image is fetched; by default as the runner's owner says."""
     read_only: bool = False
     """Nothing of the container's image can be written to."""
+    rights: Rights | None = None
+    """What the container asks for beyond what all have."""
     timeout: float | None = None
     """Seconds."""
     needs: list[str] | None = None
@@ -100,6 +134,7 @@ class StageDefinition(msgspec.Struct, frozen=True, kw_only=True):
     retry_backoff: Backoff = "constant"
     services: dict[str, ServiceDefinition] = {}
     """By name; they live for as long as a try of the stage."""
+    cache: list[CacheDefinition] = []
     line: int | None = None
 
     @property
@@ -153,6 +188,8 @@ class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: Concurrency | None = None
     services: dict[str, ServiceDefinition] = {}
     """By name; they live for as long as the job."""
+    cache: list[CacheDefinition] = []
+    """Of the job: restored once, and saved when its stages have ended."""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -95,6 +95,8 @@ class JobSubmit(Message, frozen=True, kw_only=True):
     """The same as a time."""
     queue_timeout: float | None = None
     """Seconds that it may wait for a runner; by default the pipeline's."""
+    keep_on_failure: float | None = None
+    """Seconds for which the containers and the workspace of an attempt that fails are kept, to be looked into."""
 
 
 class JobsSubmit(Message, frozen=True, kw_only=True):
@@ -175,6 +177,8 @@ class Job(Answer, frozen=True, kw_only=True):
     """What its attempts begin with since its last retry; None for the start."""
     workspace_kept_until: str | None = None
     """Until when a retry may begin with a later stage; only where one job is asked for."""
+    containers_kept_until: str | None = None
+    """Until when `moonyard shell` finds the containers of an attempt that failed; only where one job is asked for."""
     waits_for: str | None = None
     """Why a queued job waits, in words; only where one job is asked for."""
     stages: list[Stage] | None = None
@@ -241,6 +245,39 @@ class Artifact(Answer, frozen=True, kw_only=True):
 
 class ArtifactList(Answer, frozen=True, kw_only=True):
     artifacts: list[Artifact]
+
+
+# --- caches
+
+
+class Cache(Answer, frozen=True, kw_only=True):
+    pipeline: str
+    scope: str
+    """Empty where all jobs of the pipeline share it."""
+    key: str
+    paths: list[str]
+    size_bytes: int
+    created_at: str
+    used_at: str
+    hits: int
+    job: int | None
+    """The number of the job that saved it."""
+
+
+class CacheList(Answer, frozen=True, kw_only=True):
+    caches: list[Cache]
+
+
+class CachesForget(Message, frozen=True, kw_only=True):
+    """Forgets what a pipeline's jobs saved: under one key or all, in one scope or all."""
+
+    pipeline: str
+    key: str | None = None
+    scope: str | None = None
+
+
+class CachesForgotten(Answer, frozen=True, kw_only=True):
+    forgotten: int
 
 
 # --- tokens and runners
@@ -334,6 +371,8 @@ class Assignment(Answer, frozen=True, kw_only=True):
     inputs: dict[str, InputValue]
     lease_seconds: float
     resume: Resume | None = None
+    keep_on_failure: float | None = None
+    """Seconds for which its containers and workspace are to be kept if it fails."""
     traceparent: str | None = None
     """The trace that the attempt belongs to, as W3C Trace Context has it."""
 
@@ -351,14 +390,36 @@ class Holding(Message, frozen=True, kw_only=True):
     """The same, for one that is to end at once."""
 
 
+class Kept(Message, frozen=True, kw_only=True):
+    """An attempt that has ended, and whose containers the runner keeps."""
+
+    job: str
+    attempt: int
+
+
 class Heartbeat(Message, frozen=True, kw_only=True):
     """Renews the leases of all attempts that the runner holds."""
 
     holding: list[Holding]
+    kept: list[Kept] = []
     draining: bool = False
     wait: float = 0.0
     """The leases are renewed at once; the answer may wait up to so many seconds for something that the runner has to
     hear, so that a cancel reaches it without delay."""
+
+
+class ShellWanted(Answer, frozen=True, kw_only=True):
+    """A shell that the runner is to open; where it runs, and what, is as in ``schema.shells.ShellOpen``."""
+
+    id: str
+    job: str
+    attempt: int
+    stage: str | None
+    container: str | None
+    command: list[str] | None
+    terminal: str | None
+    lines: int
+    columns: int
 
 
 class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
@@ -369,6 +430,10 @@ class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
     """Jobs that a user wants to end at once, with whatever a cancelled job still does."""
     gone: list[str]
     """Jobs of the runner's list that it no longer holds: stop them at once and report nothing more."""
+    shells: list[ShellWanted] = []
+    """Shells to open in containers that the runner has. One that it was told of before is the same."""
+    release: list[Kept] = []
+    """Of those whose containers it keeps: remove them now."""
 
 
 class EventsAccepted(Answer, frozen=True, kw_only=True):
@@ -393,6 +458,45 @@ class WorkspaceKeep(Message, frozen=True, kw_only=True):
 
 class WorkspaceKept(Answer, frozen=True, kw_only=True):
     expires_at: str
+
+
+class CacheFind(Message, frozen=True, kw_only=True):
+    """Asks for what was saved of a cache that the pipeline declares: of a stage by its name, or of the job (None).
+
+    Which scopes are read is for the orchestrator to say: it knows the pipeline and the job's inputs.
+    """
+
+    stage: str | None
+    place: int
+    """Among the caches declared there, from 0."""
+    key: str
+    exact: bool = False
+    """Only whether the job's own scope has that very key: nothing is restored by it."""
+
+
+class CacheFound(Answer, frozen=True, kw_only=True):
+    size_maximum: int
+    """Of what may be saved, packed."""
+    id: str | None = None
+    """None where there is nothing."""
+    scope: str = ""
+    key: str = ""
+    sha256: str = ""
+    size_bytes: int = 0
+
+
+class CacheSave(Message, frozen=True, kw_only=True):
+    """Names a blob, already uploaded under its SHA-256, as the content of a declared cache under a key."""
+
+    stage: str | None
+    place: int
+    key: str
+    sha256: str
+
+
+class CacheSaved(Answer, frozen=True, kw_only=True):
+    saved: bool
+    """False where the key was there already: what it names does not change."""
 
 
 class Health(Answer, frozen=True, kw_only=True):

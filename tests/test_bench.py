@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import idle, logs, queue
+from bench import crowd, idle, logs, queue
 from bench.__main__ import BENCHMARKS
 from bench.postgres import Cluster
 from bench.report import Report, percentile, report, table
@@ -129,6 +129,12 @@ def test_of_runners_that_wait_one_is_woken_by_a_job(postgres_cluster: postgres.C
     result = idle.measured(plan, Cluster(postgres_cluster.url()), quick=True)
     assert figures(result) == {"runners", "cpu_percent", "kib_per_runner", "wake_p50_ms"}
     assert result["runners"] == 20
+
+
+def test_many_jobs_at_once_on_one_runner_go_well_and_nothing_is_left_of_them():
+    result = crowd.measure(quick=True)
+    assert figures(result) == {"jobs", "errors", "jobs_s", "left_after_5_s", "gone_s"}
+    assert (result["jobs"], result["errors"]) == (8, 0)
 
 
 def test_a_log_is_measured_to_its_end_and_line_by_line():

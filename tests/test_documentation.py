@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -15,8 +16,8 @@ from click.testing import CliRunner
 import plugins
 from cli import settings
 from cli.main import moonyard
-from runner.modules import artifact, container, process
-from sandbox import definitions, services
+from runner.modules import archive, artifact, container, data, documents, fs, process
+from sandbox import caches, definitions, services
 from sandbox.parent import WarmParent
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -118,9 +119,12 @@ def test_every_view_and_function_for_psql_is_documented():
         ("### process.run", process.RunArguments.__struct_fields__),
         ("### container.run", container.RunOptions.__struct_fields__),
         ("### artifact", artifact.SaveArguments.__struct_fields__),
+        ("### archive", archive.CreateArguments.__struct_encode_fields__),
+        ("### archive", archive.ExtractArguments.__struct_encode_fields__),
         ("## The pipeline's fields", definitions.PIPELINE_FIELDS),
         ("### Inputs", definitions.INPUT_FIELDS),
         ("### Stages", definitions.STAGE_FIELDS),
+        ("## Caches", caches.CACHE_FIELDS),
         ("## Services", (*services.SERVICE_FIELDS, *services.READY_FIELDS)),
     ],
 )
@@ -129,6 +133,15 @@ def test_every_field_and_argument_is_documented(heading: str, names: tuple[str, 
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
     documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
     assert set(names) <= documented
+
+
+@pytest.mark.parametrize("module", [archive, data, documents, fs], ids=lambda module: module.__name__)
+def test_every_function_and_its_options_are_documented(module: ModuleType):
+    text = page("pipelines.md")
+    shown = set(re.findall(r"\w+", " ".join(re.findall(r"`([^`\n]+)`", text))))
+    for name, call in module.CALLS.items():
+        assert f"`{name}(" in text
+        assert set(call.arguments.__struct_encode_fields__) - {"identity"} <= shown
 
 
 def test_every_plugin_is_documented_and_has_stubs():

@@ -16,6 +16,7 @@ import msgspec
 import psycopg
 import pytest
 
+from cli.main import EXIT_ERROR
 from schema.client import Client
 from schema.errors import ErrorInfo, chain
 from schema.wire import Health, Job, JobSubmit, PipelinePush, PipelineVersion, RunnerList
@@ -28,10 +29,16 @@ from tests.chaos.load import Load
 from tests.chaos.pipelines import Order
 from tests.chaos.questions import rows
 from tests.cli.command import SECONDS, moonyard, started
+from tests.shells.pty_command import on_terminal
 
 WAITING = """
 return { name = "waiting", stages = { { name = "s", script = function()
   process.run({ command = "sh", args = { "-c", "echo started; until test -e go; do sleep 0.05; done; echo went" } })
+end } } }
+"""
+FAILING = """
+return { name = "failing", stages = { { name = "s", script = function()
+  process.run({ command = "false" })
 end } } }
 """
 TAKEN = """
@@ -119,6 +126,62 @@ async def test_what_a_terminated_replica_had_under_way_goes_on_elsewhere(install
         "went",
     ]
     assert (shown.state, shown.attempt) == ("succeeded", 1)
+
+
+@pytest.mark.timeout(240)
+async def test_a_shell_goes_on_while_replicas_are_killed_and_ends_with_its_runner(installation: Installation) -> None:
+    async with Client.open([installation.users.address], installation.token) as client:
+        await client.post("/v1/pipelines", PipelineVersion, PipelinePush(filename="waiting.lua", source=WAITING))
+        job = await client.post("/v1/jobs", Job, JobSubmit(pipeline="waiting"))
+        asking = ("--orchestrator", installation.users.address)
+        async with started(
+            "logs", job.id, "-f", "--json", *asking, cwd=installation.folder, MOONYARD_TOKEN=installation.token
+        ) as following:
+            await following.until(type="log", text="started")
+        [runner] = [runner for runner in installation.runners if runner.workspaces()]
+        arguments = ("shell", *asking, job.id)
+        with on_terminal(*arguments, cwd=installation.folder, MOONYARD_TOKEN=installation.token) as shell:
+            await shell.sees("# ")
+            for number, replica in enumerate(installation.replicas):
+                before = replica.service.pid
+                assert replica.service.send(signal.SIGKILL)
+                # Typed while it may be gone: in the end, each key arrives once.
+                shell.type(f"echo {number}$((40 + {number}))\r")
+                await shell.sees(f"\n{number}{40 + number}")
+                await until(lambda service=replica.service, pid=before: service.pid not in {pid, None})
+                await installations.until_healthy(replica.address)
+            assert runner.service.send(signal.SIGKILL)
+            assert await shell.ends() == EXIT_ERROR
+            assert b"was lost, and the attempt with it" in shell.screen
+
+        def next_workspaces() -> list[Path]:
+            folders = [folder for runner in installation.runners for folder in runner.workspaces()]
+            return [folder for folder in folders if folder.name == f"{job.id}-2"]
+
+        await until(lambda: bool(next_workspaces()))
+        (next_workspaces()[0] / "go").touch()
+        assert (await ended(client, job)).state == "succeeded"
+
+
+@pytest.mark.timeout(240)
+async def test_what_a_killed_runner_kept_is_gone_by_its_next_start_and_a_shell_there_says_so(
+    installation: Installation,
+) -> None:
+    async with Client.open([installation.users.address], installation.token) as client:
+        await client.post("/v1/pipelines", PipelineVersion, PipelinePush(filename="failing.lua", source=FAILING))
+        job = await client.post("/v1/jobs", Job, JobSubmit(pipeline="failing", keep_on_failure=600.0))
+        assert (await ended(client, job)).containers_kept_until is not None
+        [runner] = [runner for runner in installation.runners if runner.workspaces()]
+        before = runner.service.pid
+        assert runner.service.send(signal.SIGKILL)
+        await until(lambda: runner.service.pid not in {before, None} and not runner.workspaces())
+        arguments = ("shell", "--orchestrator", installation.users.address, job.id, "--", "true")
+        printed = await moonyard(*arguments, cwd=installation.folder, MOONYARD_TOKEN=installation.token)
+        assert printed.code == EXIT_ERROR
+        assert "the attempt has no containers here any more" in printed.stderr
+        with anyio.fail_after(SECONDS):
+            while await rows(installation.url, "SELECT FROM inspect.kept"):  # noqa: ASYNC110  # asked from outside
+                await anyio.sleep(0.02)
 
 
 @pytest.mark.timeout(240)

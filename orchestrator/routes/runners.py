@@ -13,7 +13,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Stream
 
-from orchestrator import artifacts, events, jobs, leases, losses, parts, retries, tokens, workspaces
+from orchestrator import artifacts, events, jobs, leases, losses, parts, retries, shells, tokens, workspaces
 from orchestrator.access import REGISTRATION, RUNNER
 from orchestrator.parts import Parts
 from orchestrator.problems import RequestInvalid
@@ -28,6 +28,7 @@ from schema.wire import (
     EventsAccepted,
     Heartbeat,
     HeartbeatAnswer,
+    Kept,
     RunnerRegister,
     RunnerRegistered,
     WorkspaceKeep,
@@ -89,13 +90,13 @@ async def claim(request: AnyRequest, data: JSONBody[Claim]) -> Claimed:
 async def heartbeat(request: AnyRequest, data: JSONBody[Heartbeat]) -> HeartbeatAnswer:
     """Renew the leases of all that the runner holds, and wait for something that it has to hear."""
     here, runner = parts.of(request), _runner(request)
-    if len(data.holding) > HOLDING_MAXIMUM:
+    if len(data.holding) > HOLDING_MAXIMUM or len(data.kept) > HOLDING_MAXIMUM:
         raise RequestInvalid(f"a runner holds at most {HOLDING_MAXIMUM} jobs")
     if not 0 <= data.wait <= WAIT_SECONDS_MAXIMUM:
         raise RequestInvalid(f"`wait` has to be from 0 to {WAIT_SECONDS_MAXIMUM:.0f} seconds")
     with here.notifications.runners.listen(runner) as bell:
         answer = await _renewed(here, runner, data)
-        if data.wait and not answer.cancel and not answer.kill and not answer.gone and not here.draining.is_set():
+        if data.wait and not _is_news(answer) and not here.draining.is_set():
             was_rung = False
 
             async def leave_with_client(scope: anyio.CancelScope) -> None:
@@ -188,19 +189,28 @@ async def workspace_get(request: AnyRequest, job: FromPath[str], attempt: FromPa
 
 
 async def _renewed(here: Parts, runner: UUID, data: Heartbeat) -> HeartbeatAnswer:
-    for holding in data.holding:
+    for holding in (*data.holding, *data.kept):
         _check_attempt(holding.job, holding.attempt)
     held = [(_job(holding.job), holding.attempt) for holding in data.holding]
     cancelling = {holding.job for holding in data.holding if holding.cancelling}
     killing = {holding.job for holding in data.holding if holding.killing}
     lease_seconds = here.settings.lease_seconds
     renewed = await leases.renew(here.database, runner, held, lease_seconds=lease_seconds, draining=data.draining)
+    kept = [(_job(kept.job), kept.attempt) for kept in data.kept]
+    # One that holds nothing at all says so when it starts: what it kept before is gone.
+    release = await shells.renew_kept(here.database, runner, kept) if kept or not held else []
     return HeartbeatAnswer(
         lease_seconds=lease_seconds,
         cancel=[str(lease.job) for lease in renewed if lease.cancel and str(lease.job) not in cancelling],
         kill=[str(lease.job) for lease in renewed if lease.kill and str(lease.job) not in killing],
         gone=[str(lease.job) for lease in renewed if lease.gone],
+        shells=await shells.wanted(here.database, runner),
+        release=[Kept(job=str(job), attempt=attempt) for job, attempt in release],
     )
+
+
+def _is_news(answer: HeartbeatAnswer) -> bool:
+    return bool(answer.cancel or answer.kill or answer.gone or answer.shells or answer.release)
 
 
 def _runner(request: AnyRequest) -> UUID:

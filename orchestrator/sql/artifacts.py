@@ -22,12 +22,13 @@ BLOBS_SWEEP_NASCENT: Final = """
 DELETE FROM moonyard.blobs WHERE sha256 IS NULL AND created_at < now() - make_interval(secs => $1)
 """
 
-# $1 how old contents may be that no artifact and no kept workspace names, in seconds
+# $1 how old contents may be that no artifact, no kept workspace and no cache names, in seconds
 BLOBS_SWEEP_UNNAMED: Final = """
 DELETE FROM moonyard.blobs AS blob
 WHERE blob.sha256 IS NOT NULL AND blob.created_at < now() - make_interval(secs => $1)
     AND NOT EXISTS (SELECT FROM moonyard.artifacts WHERE blob_id = blob.id)
     AND NOT EXISTS (SELECT FROM moonyard.kept_workspaces WHERE blob_id = blob.id)
+    AND NOT EXISTS (SELECT FROM moonyard.caches WHERE blob_id = blob.id)
 """
 
 # $1 job, $2 attempt, $3 runner: the fence, as for events; the lock keeps the attempt as it is until the commit.

@@ -16,6 +16,11 @@ SELECT attempt.runner_id
 FROM moonyard.attempts AS attempt JOIN moonyard.jobs AS job ON job.id = attempt.job_id
 WHERE attempt.state = 'running' AND attempt.runner_id = ANY ($1::uuid[])
     AND job.cancel_requested_at > now() - interval '5 seconds'
+UNION
+SELECT runner_id FROM moonyard.shells WHERE state = 'wanted' AND runner_id = ANY ($1::uuid[])
+UNION
+SELECT runner_id FROM moonyard.kept_containers
+WHERE released_at > now() - interval '5 seconds' AND runner_id = ANY ($1::uuid[])
 """
 
 CHECK: Final = "SELECT 1"

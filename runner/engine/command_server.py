@@ -50,6 +50,8 @@ READY_SECONDS: Final = 10.0
 READ_BYTES: Final = 256 * 1024
 PIPE_BYTES: Final = 256 * 1024
 STDIN_BYTES: Final = 64 * 1024
+REQUEST_BYTES_KEPT: Final = 16 * 1024
+"""Of a request's file, from one command to the next."""
 STREAMS: Final[tuple[OutputStream, ...]] = ("stdout", "stderr")
 
 Guard = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
@@ -119,6 +121,8 @@ class Server:
         self._inside = inside
         self._commands = itertools.count(1)
         self._said = b""
+        self._paths: dict[OutputStream, Path] = {stream: folder / stream for stream in STREAMS}
+        self._request_size = 0
         self._control = self._status = self._request = -1
         for name in ("control", "status"):
             _make_pipe(folder / name)
@@ -171,7 +175,7 @@ class Server:
         """
         number = next(self._commands)
         stdin_pipe = _StdinPipe(self._folder / "stdin") if stdin else None
-        readers = [_Reader(stream, self._folder / stream) for stream in STREAMS]
+        readers = [_Reader(stream, path) for stream, path in self._paths.items()]
         try:
             with keeping("a request to a command server"):
                 self._write_request(shell.request(number, self._inside, argv, env, cwd, has_stdin=bool(stdin)))
@@ -196,17 +200,31 @@ class Server:
                 raise died
             return end.outcome
         finally:
-            self._write_request(b"")  # it may hold what is secret
+            self._blank_request()
             for reader in readers:
                 reader.close()
             if stdin_pipe is not None:
                 stdin_pipe.close()
 
     def _write_request(self, text: bytes) -> None:
-        os.ftruncate(self._request, 0)
+        # What is left of a longer one is blanked, not cut off: a file system takes much longer to give blocks back and
+        # forth, and to the shell, empty lines are nothing.
+        if self._request_size > REQUEST_BYTES_KEPT:
+            os.ftruncate(self._request, 0)
+            self._request_size = 0
+        text = text.ljust(self._request_size, b"\n")
+        self._request_size = len(text)
         left = memoryview(text)
         while left:
             left = left[os.pwrite(self._request, left, len(text) - len(left)) :]
+
+    def _blank_request(self) -> None:
+        """Leave nothing of a request, for it may hold what is secret."""
+        try:
+            self._write_request(b"")
+        except OSError:  # the disk is so full that it did not take all of the request either
+            os.ftruncate(self._request, 0)
+            self._request_size = 0
 
     async def _line(self) -> str:
         while b"\n" not in self._said:
@@ -298,9 +316,12 @@ class _Reader:
     def __init__(self, stream: OutputStream, path: Path) -> None:
         self._stream: OutputStream = stream
         self._path = path
-        if not path.exists():
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
             _make_pipe(path)
-        descriptor = self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._descriptor = descriptor
         self._waiting: anyio.CancelScope | None = None
         self._left: int | None = None
         """How much is still to be read, once the command has ended."""

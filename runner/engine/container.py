@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import posixpath
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from aiodocker.exceptions import DockerError
 from aiodocker.stream import Stream
 
 from runner.engine import memory, mounts, processes
+from runner.engine.allowances import Granted
 from runner.engine.command_server import is_missing_shell
 from runner.engine.connection import Connection, describe, known
 from runner.engine.errors import (
@@ -26,19 +28,30 @@ from runner.engine.errors import (
     EngineError,
     EngineLost,
     ImagePlatformMismatch,
+    MachineExhausted,
     NetworkUnavailable,
+    WorkingFolderNotFound,
     first_line,
 )
 from runner.engine.exec import Command, CommandResult, Execution, OutputSink, Surroundings
 from runner.engine.helper import FirstProcess
-from runner.engine.limits import TMP_BYTES
+from runner.engine.limits import TMP_BYTES, USERS_COUNT, USERS_FIRST
 from runner.engine.served import ServedExecution, Servers
 from runner.engine.settings import EngineSettings
 from runner.engine.stopping import Stop
+from runner.engine.terminal import Terminal, Typed
 from runner.engine.usage import Meter, Usage
-from schema.definition import PullPolicy
+from schema.definition import PullPolicy, Rights
 
 WORKSPACE: Final = "/workspace"
+MACHINE_WORDS: Final = (
+    "no space left on device",
+    "disk quota exceeded",
+    "too many open files",
+    "resource temporarily unavailable",
+    "input/output error",
+)
+"""What the engine says when the machine is to blame."""
 NETWORK_WORDS: Final = ("netavark", "iptables", "nftables", "cni", "aardvark", "slirp4netns", "pasta")
 """What the engine names when it cannot connect a container."""
 REMOVAL_SECONDS: Final = 30.0
@@ -95,6 +108,12 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """When its image is fetched; by default as the runner's owner says."""
     read_only: bool = False
     """Nothing of its image can be written to: only the workspace, and what is in memory."""
+    rights: Rights | None = None
+    """What it asks for beyond what all have."""
+    pipeline: str = ""
+    """Its job's, which may be allowed something."""
+    granted: Granted = Granted()
+    """What it gets of that: the engine's to fill in."""
     kind: ContainerKind = "default"
 
 
@@ -108,12 +127,15 @@ class Container:
         spec: ContainerSpec,
         facts: dict[str, Any],
         servers: Servers | None,
+        *,
+        has_own_users: bool = False,
     ) -> None:
         # `facts` is the engine's own description, of which a few fields are read.
         self._connection = connection
         self._container = container
         self._spec = spec
         self._servers = servers
+        self._has_own_users = has_own_users
         self._environment: dict[str, str] = {}
         """What each command gets, where the container was made before its job was known."""
         self.id: str = container.id
@@ -189,7 +211,8 @@ class Container:
         if namespace is None:
             raise OSError(errno.ESRCH, "its processes are not on this machine")
         handle = namespace.handle
-        await anyio.to_thread.run_sync(mounts.bind_into, handle, spec.workspace, WORKSPACE)
+        users = Path(f"/proc/{namespace.first}/ns/user") if self._has_own_users else None
+        await anyio.to_thread.run_sync(mounts.bind_into, handle, spec.workspace, WORKSPACE, users)
         self._spec = spec
         self._environment = spec.env
         self.image = self._surroundings.image = spec.image
@@ -207,6 +230,7 @@ class Container:
 
     async def end(self) -> bool:
         """Kill all that runs in it, without the engine; tell whether that is done. It is still to be removed."""
+        self._surroundings.is_ended = True
         namespace = self._surroundings.namespace
         return namespace is not None and await namespace.end()
 
@@ -244,21 +268,34 @@ class Container:
         :raises ContainerGone: when the container has stopped.
         :raises EngineLost: when the engine was lost meanwhile.
         """
-        folder = posixpath.normpath(posixpath.join(WORKSPACE, self._spec.workdir or "", command.cwd or ""))
-        prefix = [word for word in self._spec.entrypoint or [] if word]
-        env = self._environment | command.env
-        actual = msgspec.structs.replace(command, argv=[*prefix, *command.argv], cwd=folder, env=env)
-        _check_size(actual)
+        actual = self._prepared(command)
         if self._servers is not None:
             return await ServedExecution(self._surroundings, actual, output, stop, self._servers).run()
         await self._connection.ensure()
         return await Execution(self._surroundings, actual, output, stop).run()
+
+    def terminal(self, command: Command, output: OutputSink, typed: Typed, *, kind: str | None) -> Terminal:
+        """Prepare to run a command that somebody speaks with: where and as what any command of the container runs.
+
+        :param kind: of the terminal, as TERM names it; None for plain streams.
+        :raises CommandStartFailed: when it is too long.
+        """
+        return Terminal(self._surroundings, self._prepared(command), output, typed, kind)
+
+    def _prepared(self, command: Command) -> Command:
+        folder = _folder(self._spec.workdir or "", command.cwd or "")
+        prefix = [word for word in self._spec.entrypoint or [] if word]
+        env = self._environment | command.env
+        actual = msgspec.structs.replace(command, argv=[*prefix, *command.argv], cwd=folder, env=env)
+        _check_size(actual)
+        return actual
 
     async def remove(self) -> None:
         """Remove the container with all that runs in it; one that is gone already counts as removed.
 
         :raises EngineError: when the engine does not do it.
         """
+        self._surroundings.is_ended = True
         await self._connection.ensure()
         await remove(self._connection, self.id)
         self.close()
@@ -271,16 +308,50 @@ class Container:
             self._surroundings.namespace.close()
 
 
+@functools.lru_cache(maxsize=256)
+def _folder(workdir: str, cwd: str) -> str:
+    """Give the folder that a command starts in.
+
+    :raises WorkingFolderNotFound: when what is relative to the workspace leads out of it.
+    """
+    given = posixpath.join(workdir, cwd)
+    folder = posixpath.normpath(posixpath.join(WORKSPACE, given))
+    if not given.startswith("/") and posixpath.commonpath([WORKSPACE, folder]) != WORKSPACE:
+        raise WorkingFolderNotFound(
+            f"folder `{given[:200]}` leads out of the workspace, which it is relative to",
+            hint="A folder outside of it is named by its full path, as seen from inside the container.",
+        )
+    return folder
+
+
+def check_environment(spec: ContainerSpec) -> None:
+    """Refuse an environment that no process of a container could have: the engine would choke on it.
+
+    :raises ContainerStartFailed: when it is too long.
+    """
+    if (excess := _excess(spec.command or [], spec.env)) is not None:
+        raise ContainerStartFailed(
+            f"container of image `{spec.image}` could not be made: its environment is too long ({excess})",
+            hint="Give large data by a file in the workspace.",
+        )
+
+
 def _check_size(command: Command) -> None:
-    """Refuse what the kernel would not take (execve(2): MAX_ARG_STRLEN, and a quarter of the usual stack in all)."""
-    sizes = [len(word.encode(errors="surrogateescape")) + 1 for word in command.argv]
-    sizes += [len(f"{name}={value}".encode(errors="surrogateescape")) + 1 for name, value in command.env.items()]
-    if max(sizes) > WORD_BYTES_MAXIMUM or sum(sizes) > WORDS_BYTES_MAXIMUM:
+    if (excess := _excess(command.argv, command.env)) is not None:
         raise CommandStartFailed(
             f"command `{command.argv[0][:100]}` could not be started: its arguments and environment are too long "
-            f"({sum(sizes)} bytes, the longest {max(sizes)}; at most {WORDS_BYTES_MAXIMUM} and {WORD_BYTES_MAXIMUM})",
+            f"({excess})",
             hint="Give large data by `stdin`, or by a file in the workspace.",
         )
+
+
+def _excess(argv: list[str], env: dict[str, str]) -> str | None:
+    """Tell the size of what the kernel would not take (execve(2): MAX_ARG_STRLEN, a quarter of the stack in all)."""
+    sizes = [len(word.encode(errors="surrogateescape")) + 1 for word in argv]
+    sizes += [len(f"{name}={value}".encode(errors="surrogateescape")) + 1 for name, value in env.items()]
+    if max(sizes, default=0) <= WORD_BYTES_MAXIMUM and sum(sizes) <= WORDS_BYTES_MAXIMUM:
+        return None
+    return f"{sum(sizes)} bytes, the longest {max(sizes)}; at most {WORDS_BYTES_MAXIMUM} and {WORD_BYTES_MAXIMUM}"
 
 
 def _environment(facts: dict[str, Any]) -> dict[str, str]:
@@ -296,13 +367,13 @@ def config(
     :param resolved: the image's full name after the image map.
     """
     cpus = settings.cpus if spec.cpus is None else spec.cpus
+    granted = spec.granted
     host: dict[str, Any] = {  # the engine's own JSON
         # A service is no part of the job's files: what it writes, as whoever it is, does not get in their way.
-        "Binds": [] if spec.kind == "service" else [f"{spec.workspace}:{WORKSPACE}:rw", *first.binds],
+        "Binds": [] if spec.kind == "service" else [f"{spec.workspace}:{WORKSPACE}:rw", *first.binds, *granted.binds],
         **_network_mode(spec),
-        "CapDrop": ["ALL"],
-        "CapAdd": list(CAPABILITIES),
-        "SecurityOpt": ["no-new-privileges"],
+        **_rights(granted),
+        **_users(spec, settings),
         "PidsLimit": settings.pids,
         "LogConfig": {"Type": "none"},
         "ReadonlyRootfs": spec.read_only,
@@ -323,6 +394,32 @@ def config(
         "Labels": labels(owner, spec.job, spec.attempt, spec.kind),
         "HostConfig": host,
         **_endpoints(spec),
+    }
+
+
+def has_own_users(spec: ContainerSpec, settings: EngineSettings) -> bool:
+    """Tell whether a container's users are others than the machine's. One with more rights than all needs those."""
+    return settings.user_namespaces and spec.rights is None
+
+
+def _users(spec: ContainerSpec, settings: EngineSettings) -> dict[str, Any]:
+    if not has_own_users(spec, settings):
+        return {}
+    # The same for all: which user a file belongs to in a workspace must not depend on who looks at it.
+    mapping = f"0:{USERS_FIRST}:{USERS_COUNT}"
+    return {"UsernsMode": f"auto:uidmapping={mapping},gidmapping={mapping}"}
+
+
+def _rights(granted: Granted) -> dict[str, Any]:
+    if granted.privileged:
+        return {"Privileged": True}
+    return {
+        "CapDrop": ["ALL"],
+        "CapAdd": [*CAPABILITIES, *granted.capabilities],
+        "SecurityOpt": ["no-new-privileges"],
+        "Devices": [
+            {"PathOnHost": device, "PathInContainer": device, "CgroupPermissions": "rwm"} for device in granted.devices
+        ],
     }
 
 
@@ -372,6 +469,11 @@ def start_failure(spec: ContainerSpec, message: str) -> EngineError:
     reason = first_line(message)
     text = message.lower()
     what = f"container of image `{spec.image}` could not be started"
+    if any(word in text for word in MACHINE_WORDS):
+        return MachineExhausted(
+            f"{what}: {reason}",
+            hint="Is there room on the disk of the engine's images, and are its limits high enough?",
+        )
     if spec.network != "none" and any(word in text for word in NETWORK_WORDS):
         return NetworkUnavailable(
             f"{what}: this machine's engine cannot connect it to a network: {reason}",

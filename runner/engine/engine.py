@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
@@ -22,9 +23,18 @@ from aiodocker.exceptions import DockerError
 from aiodocker.stream import Stream
 
 from runner.engine import helper, limits, networks, pull_failures, sockets
+from runner.engine.allowances import Allowances, Granted
 from runner.engine.command_server import MOUNTED_AT, Folder, Server, is_missing_shell
 from runner.engine.connection import API_VERSION, Connection, check, describe, start
-from runner.engine.container import Container, ContainerSpec, config, remove, start_failure
+from runner.engine.container import (
+    Container,
+    ContainerSpec,
+    check_environment,
+    config,
+    has_own_users,
+    remove,
+    start_failure,
+)
 from runner.engine.errors import (
     ContainerStartFailed,
     EngineError,
@@ -45,7 +55,7 @@ from runner.engine.served import Servers
 from runner.engine.service import PrivateService, find_podman
 from runner.engine.settings import EngineSettings
 from runner.engine.warm import Shape, WarmContainers
-from schema.definition import PullPolicy
+from schema.definition import PullPolicy, Rights
 from schema.errors import single_error
 
 log: Final = logging.getLogger(__name__)
@@ -76,6 +86,7 @@ class Engine:
         self._images = images
         self._map = ImageMap(settings.image_map)
         self._rules = ImageRules(settings.images_allowed, settings.images_denied)
+        self._allowances = Allowances(settings.allow)
         self._helper = helper.find()
         self._without_server: set[str] = set()
         """Images whose containers cannot have a command server, as far as that was found out."""
@@ -109,6 +120,11 @@ class Engine:
                 await check(connection)
             except (EngineLost, DockerError) as error:
                 raise _does_not_answer(address, sockets.chosen(settings.socket, os.environ), error) from error.__cause__
+            if settings.user_namespaces and not (connection.is_local and os.geteuid() == 0):
+                raise EngineUnavailable(
+                    "`user_namespaces` cannot be had: it takes a runner that is root where the containers run",
+                    hint="Without root, Podman gives containers other users by itself: leave the setting out.",
+                )
             bridge = await stack.enter_async_context(networks.OwnBridge.open(connection, owner_name))
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
@@ -148,6 +164,10 @@ class Engine:
         """
         return await self._images.id_of(self._map.resolve(image)) is not None
 
+    def full_name(self, image: str) -> str:
+        """Give the full name of the image that is meant by a name that a pipeline would use."""
+        return self._map.resolve(image)
+
     async def until_warm(self) -> None:
         """Wait until a container is ready."""
         await self._warm.until_ready()
@@ -179,13 +199,36 @@ class Engine:
         Whatever happens, also when the caller is cancelled, no container is left that was not returned.
 
         :param progress: takes lines about a pull.
+        :raises RightsRefused: when it asks for what the owner does not allow.
         :raises NotIsolated: when it would be on one network with others, and could reach them.
         :raises ImageNotFound: and its siblings in ``runner.engine.errors``, which say why there is no container.
         """
+        if spec.rights is not None:
+            granted = self.check_rights(spec.image, spec.pipeline, spec.rights)
+            spec = msgspec.structs.replace(spec, granted=granted)
         resolved, is_pulled = await self._resolve(spec, progress)
-        # One that was made ahead is on no network of a job's own.
-        if not is_pulled and not spec.networks and (warm := await self._adopted(spec, resolved)) is not None:
+        # One that was made ahead is on no network of a job's own, and has nothing that not all have.
+        is_usual = not spec.networks and spec.rights is None
+        if not is_pulled and is_usual and (warm := await self._adopted(spec, resolved)) is not None:
             return warm
+        if not has_own_users(spec, self.settings):
+            return await self._made_now(spec, resolved, progress)
+        # A folder whose files have the same owners for all can only be mounted by us, and into a container that runs.
+        container = await self._made_now(msgspec.structs.replace(spec, workspace=self._nothing()), resolved, progress)
+        try:
+            await container.adopt(spec)
+        except OSError as error:
+            self.discard(container)
+            raise ContainerStartFailed(
+                f"container of image `{spec.image}` could not be given its workspace for users of its own ({error})",
+                hint="`user_namespaces` takes Linux 5.12, and a state folder on ext4, XFS or Btrfs.",
+            ) from error
+        except BaseException:
+            self.discard(container)
+            raise
+        return container
+
+    async def _made_now(self, spec: ContainerSpec, resolved: str, progress: Progress) -> Container:
         await self._connection.ensure()
         if self._connection.is_local and resolved not in self._without_server:
             container = await self._make_with_server(spec, resolved, progress)
@@ -195,13 +238,33 @@ class Engine:
             self._without_server.add(resolved)
         async with self._making(spec) as name:
             made, facts = await self._make(spec, resolved, name, helper.first_process(self._helper), progress)
-            return self._removals.keep(Container(self._connection, made, spec, facts, None))
+            return self._keep(made, spec, facts, None)
+
+    def _keep(
+        self, made: DockerContainer, spec: ContainerSpec, facts: dict[str, Any], servers: Servers | None
+    ) -> Container:
+        is_mapped = has_own_users(spec, self.settings)
+        return self._removals.keep(Container(self._connection, made, spec, facts, servers, has_own_users=is_mapped))
+
+    def _nothing(self) -> Path:
+        """Give an empty folder, for containers whose workspace is mounted later."""
+        nothing = self.settings.state_folder / "owners" / self._owner / "nothing"
+        nothing.mkdir(parents=True, exist_ok=True)
+        return nothing
+
+    def check_rights(self, image: str, pipeline: str, rights: Rights) -> Granted:
+        """See that a container may have what it asks for beyond what all have.
+
+        :raises RightsRefused: when it may not.
+        """
+        return self._allowances.grant(image, pipeline, rights)
 
     async def _resolve(self, spec: ContainerSpec, progress: Progress) -> tuple[str, bool]:
         """Give the full name of the image to take, and whether it was fetched for that.
 
-        :raises MoonyardError: when it may not be taken, or cannot be fetched.
+        :raises MoonyardError: when it may not be taken, or cannot be fetched, or no container could be made of it.
         """
+        check_environment(spec)
         if spec.image != self.settings.default_image:  # which is the owner's own choice
             self._rules.check(spec.image)
         resolved = self._map.resolve(spec.image)
@@ -230,7 +293,7 @@ class Engine:
             first = helper.FirstProcess(command=[])
             made, facts = await self._make(spec, resolved, name, first, progress, before_start=attach)
             attached.pop_all()
-            return self._removals.keep(Container(self._connection, made, spec, facts, None)), said[0]
+            return self._keep(made, spec, facts, None), said[0]
 
     async def create_network(self, job: str, attempt: int) -> str:
         """Make a network of a job's own, on which containers reach each other by name; give its name.
@@ -298,13 +361,11 @@ class Engine:
             log.debug("%s", error.message)  # it may be gone already
 
     async def _make_warm(self, shape: Shape) -> Container:
-        nothing = self.settings.state_folder / "owners" / self._owner / "nothing"
-        nothing.mkdir(parents=True, exist_ok=True)
         spec = ContainerSpec(
             image=shape.image,
             job="",
             attempt=0,
-            workspace=nothing,
+            workspace=self._nothing(),
             network=shape.network,
             memory=shape.memory,
             cpus=shape.cpus,
@@ -337,7 +398,7 @@ class Engine:
                 made, facts = await self._make(spec, resolved, name, first, progress)
                 if await self._is_served(made, server):
                     servers = Servers(folder, server, partial(self._start_server, made))
-                    return self._removals.keep(Container(self._connection, made, spec, facts, servers))
+                    return self._keep(made, spec, facts, servers)
                 log.debug("image `%s` has no shell that serves commands", resolved)
                 await self._undo(name)
                 return None

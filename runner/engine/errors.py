@@ -9,12 +9,15 @@ EngineError
 ├── ImageDigestMismatch      what its registry gave is not what was asked for
 ├── ImagePlatformMismatch    there is none for this machine's kind of processor
 ├── ImageRefused             the runner's owner does not allow it
+├── RightsRefused            the runner's owner does not allow a container what it asks for
 ├── CredentialsUnusable      the file with the registries' credentials cannot be read
 ├── ContainerStartFailed     the engine would not make or start the container
+│   └── MachineExhausted     the machine has nothing left to make one of
 ├── NetworkUnavailable       the engine cannot give a container its network
 │   └── NotIsolated          it cannot keep containers of one network from each other: each job needs its own
 ├── StateFolderUnusable      what the runner keeps beside a container cannot be written, for its disk is full
-├── ContainerGone            the container stopped, or was removed by somebody else
+├── ContainerGone            the container stopped
+│   └── ContainerTaken       somebody outside it killed or removed it
 ├── CommandNotFound          the container has no such program
 ├── CommandNotExecutable     it has the file, but not as a program it can run
 ├── CommandStartFailed       the engine could not start a command for another reason
@@ -80,12 +83,20 @@ class ImageRefused(EngineError):
     code = "image_refused"
 
 
+class RightsRefused(EngineError):
+    code = "rights_refused"
+
+
 class CredentialsUnusable(EngineError):
     code = "credentials_unusable"
 
 
 class ContainerStartFailed(EngineError):
     code = "container_start_failed"
+
+
+class MachineExhausted(ContainerStartFailed):
+    """No fault of the container's: the machine lacks room on its disk, or files, or processes."""
 
 
 class NetworkUnavailable(EngineError):
@@ -98,6 +109,10 @@ class NotIsolated(NetworkUnavailable):
 
 class ContainerGone(EngineError):
     code = "container_gone"
+
+
+class ContainerTaken(ContainerGone):
+    """Nothing in a container can have done that, nor has this runner."""
 
 
 class StateFolderUnusable(EngineError):

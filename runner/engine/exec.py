@@ -43,6 +43,7 @@ from runner.engine.errors import (
     CommandStopped,
     CommandTimeout,
     ContainerGone,
+    ContainerTaken,
     EngineError,
     EngineLost,
     UserNotFound,
@@ -58,8 +59,12 @@ STDIN_CHUNK_BYTES: Final = 64 * 1024
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
 SIGNAL_BASE: Final = 128
+KILLED: Final = SIGNAL_BASE + signal.SIGKILL
+ENDED_SECONDS: Final = 5.0
+"""For the engine to learn that a container has ended."""
 START_FAILURE_CODES: Final = (125, NOT_EXECUTABLE, NOT_FOUND)
 HELD_BACK_BYTES_MAXIMUM: Final = 64 * 1024
+ENDED_POLL_SECONDS: Final = 0.005
 ENDED_POLL_SECONDS_MAXIMUM: Final = 0.5
 _START_FAILURE: Final = re.compile(rb"Error: [\w.-]+: .*: OCI (?:runtime|permission) [^\n]*\n?", re.DOTALL)
 
@@ -125,6 +130,8 @@ class Surroundings:
         self.environment = environment
         self.namespace = namespace
         self.kill_counter = kill_counter
+        self.is_ended = False
+        """By this runner."""
         self.running: set[str] = set()
         """The marks of the commands that run now."""
 
@@ -166,13 +173,14 @@ class Execution:
             if code in START_FAILURE_CODES and not self._has_output:
                 raise self._start_failure(self._held_back.decode("utf-8", errors="replace"), code)
             await self._release()
-        if code == SIGNAL_BASE + signal.SIGKILL and not await self._container_runs():
-            raise self._gone("it was stopped while the command ran")
+        kills = memory.known_kills(self._in.kill_counter)
+        if code == KILLED and not await self._container_runs():
+            raise await self._stopped("it stopped while the command ran", kills_before, kills)
         return CommandResult(
             code=code,
             duration=anyio.current_time() - self._started,
             signal=signal_name(code),
-            oom=code != 0 and memory.kills(self._in.kill_counter) > kills_before,
+            oom=code != 0 and (kills or 0) > kills_before,
         )
 
     @property
@@ -372,6 +380,7 @@ class Execution:
 
     async def _kill_container(self) -> None:
         """Kill the whole container: the last resort, and the only one where its processes are on another machine."""
+        self._in.is_ended = True
         with suppress(DockerError, EngineLost):
             async with self._connection.reaching("killing a container", 10.0):
                 await self._in.container.kill(signal="KILL")
@@ -392,7 +401,8 @@ class Execution:
         if "unable to find user" in text or "no matching entries in passwd" in text or "unable to find group" in text:
             return self._unknown_user(error.message)
         if error.status == HTTPStatus.NOT_FOUND:
-            return self._gone("it was removed")
+            is_taken = "container" in text and not self._in.is_ended
+            return self._taken("it was removed") if is_taken else self._gone("it was removed")
         if "container state improper" in text or "is not running" in text or error.status == HTTPStatus.CONFLICT:
             return self._gone("it is not running any more")
         return self._start_failure(error.message, NOT_FOUND)
@@ -439,6 +449,33 @@ class Execution:
         return UserNotFound(
             f"user `{user}` does not exist in container {self._in.image}: {first_line(message)}",
             hint="Name a user of the image, or give a number such as 1000 or 1000:1000.",
+        )
+
+    async def _stopped(self, why: str, kills_before: int, kills: int | None) -> ContainerGone:
+        """Tell of a container that stopped while a command ran.
+
+        :param kills: how many of its processes the kernel had killed for want of memory when its end was noticed.
+        """
+        if kills is not None and kills > kills_before:
+            return self._gone("its memory was used up, and the kernel killed its first process")
+        code: int | None = None
+        with anyio.move_on_after(ENDED_SECONDS), suppress(DockerError, EngineError):
+            while True:  # the engine learns of it a moment later
+                async with self._connection.reaching(self._doing):
+                    state = (await describe(self._in.container))["State"]
+                if not state["Running"]:
+                    code = int(state["ExitCode"])
+                    break
+                await anyio.sleep(ENDED_POLL_SECONDS)
+        # From inside, a first process can be asked to end, by some signals, but never be killed.
+        if code == KILLED and kills is not None and not self._in.is_ended:
+            return self._taken("it was killed while the command ran")
+        return self._gone(why)
+
+    def _taken(self, how: str) -> ContainerTaken:
+        return ContainerTaken(
+            f"container {self._in.container.id[:12]} of image `{self._in.image}` is gone: {how}, from outside of it",
+            hint="Somebody, or the system, did that on the runner's machine; it is no fault of the command's.",
         )
 
     def _gone(self, why: str) -> ContainerGone:

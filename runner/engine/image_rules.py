@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 
@@ -17,8 +18,8 @@ class ImageRules:
     """
 
     def __init__(self, allowed: Sequence[str], denied: Sequence[str]) -> None:
-        self._allowed = [(pattern, _compiled(pattern)) for pattern in allowed]
-        self._denied = [(pattern, _compiled(pattern)) for pattern in denied]
+        self._allowed = allowed
+        self._denied = denied
 
     def check(self, image: str) -> None:
         """See that an image may be used.
@@ -28,24 +29,37 @@ class ImageRules:
         """
         if not self._allowed and not self._denied:
             return
-        name = names.full(image)
-        forms = (name, name.partition("@")[0], names.repository(name))
-        for pattern, compiled in self._denied:
-            if any(map(compiled.fullmatch, forms)):
+        for pattern in self._denied:
+            if fits(image, pattern):
                 raise ImageRefused(
                     f"image `{image}` is not allowed on this runner: it fits `{pattern}` in its `images_denied`",
                     hint="Use another image, or ask the runner's owner.",
                 )
-        if self._allowed and not any(compiled.fullmatch(form) for _, compiled in self._allowed for form in forms):
-            patterns = ", ".join(f"`{pattern}`" for pattern, _ in self._allowed)
+        if self._allowed and not any(fits(image, pattern) for pattern in self._allowed):
+            patterns = ", ".join(f"`{pattern}`" for pattern in self._allowed)
             raise ImageRefused(
                 f"image `{image}` is not allowed on this runner: it fits nothing in its `images_allowed` ({patterns})",
                 hint="Use an image that is allowed, or ask the runner's owner.",
             )
 
 
+def fits(image: str, pattern: str) -> bool:
+    """Tell whether an image fits a pattern.
+
+    :raises ImageNotFound: when it is no name an image can have.
+    """
+    name = names.full(image)
+    compiled = _compiled(pattern)
+    return any(compiled.fullmatch(form) for form in (name, name.partition("@")[0], names.repository(name)))
+
+
+def wildcards(pattern: str) -> re.Pattern[str]:
+    """Read a pattern in which ``*`` stands for any text."""
+    return re.compile(".*".join(re.escape(part) for part in pattern.split("*")))
+
+
+@functools.cache
 def _compiled(pattern: str) -> re.Pattern[str]:
     # A short pattern means what a short name does; one whose registry is open stays so.
     written = pattern if "*" in pattern.partition("/")[0] and ("/" in pattern or pattern[0] == "*") else None
-    written = written or names.with_registry(pattern)
-    return re.compile(".*".join(re.escape(part) for part in written.split("*")))
+    return wildcards(written or names.with_registry(pattern))

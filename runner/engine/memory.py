@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+COUNTS_BYTES_MAXIMUM: Final = 4096
 CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
@@ -41,14 +42,20 @@ def limit(counter: Path | None) -> int | None:
 
 def kills(counter: Path | None) -> int:
     """Read how many processes were killed so far; 0 where it cannot be known."""
+    return known_kills(counter) or 0
+
+
+def known_kills(counter: Path | None) -> int | None:
+    """Read how many processes were killed so far; None where it cannot be known, or not any more."""
     if counter is None:
-        return 0
+        return None
     try:
-        text = counter.read_text(encoding="utf-8")
+        with counter.open("rb", buffering=0) as file:  # before each command
+            text = file.read(COUNTS_BYTES_MAXIMUM)
     except OSError:
-        return 0  # the container is gone
-    counts = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
-    return int(counts.get("oom_kill", "0"))
+        return None  # the container is gone
+    counts = dict(line.split(b" ", 1) for line in text.splitlines() if b" " in line)
+    return int(counts.get(b"oom_kill", b"0"))
 
 
 def _existing(path: Path) -> Path | None:

@@ -23,7 +23,7 @@ import anyio.to_thread
 from aiodocker.exceptions import DockerError
 from aiodocker.networks import DockerNetwork
 
-from runner.engine import bridge_ports
+from runner.engine import bridge_ports, firewall
 from runner.engine.connection import Connection
 from runner.engine.container import OWNER_LABEL, labels
 from runner.engine.errors import EngineError, NetworkUnavailable, NotIsolated, first_line
@@ -33,8 +33,10 @@ log: Final = logging.getLogger(__name__)
 REMOVAL_SECONDS: Final = 30.0
 
 
-# Podman lets the containers of isolated networks reach none of another isolated network.
+# Podman lets the containers of isolated networks reach none of another isolated network: more or less (``firewall``).
 _ISOLATED: Final = {"isolate": "true"}
+_LIBPOD: Final = "v4.0.0/libpod/networks/create"
+"""Podman's own API: Docker's has no names for devices, and aiodocker no words for this one."""
 
 
 async def create(connection: Connection, name: str, owner: str, job: str, attempt: int) -> None:
@@ -43,23 +45,56 @@ async def create(connection: Connection, name: str, owner: str, job: str, attemp
     :raises NetworkUnavailable: when the engine does not make one.
     """
     await connection.ensure()
+    named = labels(owner, job, attempt, "network")
     # A cancel between the question and the answer would leave a network nobody knows of.
     with anyio.CancelScope(shield=True):
         try:
+            await _separate(connection)
             async with connection.reaching(f"making network {name}"):
-                await connection.docker.networks.create(
-                    {
-                        "Name": name,
-                        "Driver": "bridge",
-                        "Labels": labels(owner, job, attempt, "network"),
-                        "Options": _ISOLATED,
-                    }
-                )
+                try:
+                    await _create(connection, name, new_device(), named, has_names=True)
+                except DockerError as error:
+                    if error.status != HTTPStatus.NOT_FOUND:
+                        raise
+                    # It is not Podman. Its networks are kept from each other by itself.
+                    await connection.docker.networks.create({"Name": name, "Driver": "bridge", "Labels": named})
         except DockerError as error:
             raise NetworkUnavailable(
                 f"a network for job {job} could not be made: {first_line(error.message)}",
                 hint="Install netavark, aardvark-dns and iptables on the runner's machine.",
             ) from error
+
+
+async def _create(connection: Connection, name: str, device: str, named: dict[str, str], *, has_names: bool) -> None:
+    description = {
+        "name": name,
+        "driver": "bridge",
+        "network_interface": device,
+        "labels": named,
+        "options": _ISOLATED,
+        "dns_enabled": has_names,
+    }
+    await connection.docker._query_json(  # noqa: SLF001
+        _LIBPOD, method="POST", data=description, versioned_api=False
+    )
+
+
+async def _separate(connection: Connection) -> None:
+    """Keep the networks of this machine from each other, where this process can.
+
+    :raises NetworkUnavailable: when it could, and the machine does not do it.
+    """
+    if not connection.is_local or os.geteuid() != 0:
+        return
+    try:
+        await anyio.to_thread.run_sync(firewall.separate)
+    except OSError as error:
+        raise NetworkUnavailable(f"networks cannot be kept from each other: {error}") from error
+
+
+def new_device() -> str:
+    """Give a name for a bridge that the kernel takes: at most 15 letters."""
+    return firewall.DEVICE_PREFIX + secrets.token_hex(3)
 
 
 def new_name(owner: str) -> str:
@@ -79,8 +114,7 @@ class OwnBridge:
         self.name = name
         self.isolates = connection.is_local and os.geteuid() == 0
         """Whether it keeps the containers on it from each other, as far as that was found out."""
-        self._device = "moonyard" + secrets.token_hex(3)
-        """What the kernel knows it by: at most 15 letters."""
+        self._device = new_device()
         self._connection = connection
         self._owner = owner
         self._making = anyio.Lock()
@@ -139,22 +173,13 @@ class OwnBridge:
             await remove(self._connection, self.name)
 
     async def _create(self) -> None:
-        description = {
-            "name": self.name,
-            "driver": "bridge",
-            "network_interface": self._device,
-            "labels": labels(self._owner, "", 0, "network"),
-            "options": _ISOLATED,
-            "dns_enabled": False,
-        }
         await self._connection.ensure()
+        named = labels(self._owner, "", 0, "network")
         try:
             with anyio.CancelScope(shield=True):
+                await _separate(self._connection)
                 async with self._connection.reaching(f"making network {self.name}"):
-                    # Only Podman's own API can have one without names, for which aiodocker has no words.
-                    await self._connection.docker._query_json(  # noqa: SLF001
-                        "v4.0.0/libpod/networks/create", method="POST", data=description, versioned_api=False
-                    )
+                    await _create(self._connection, self.name, self._device, named, has_names=False)
         except DockerError as error:
             self.isolates = False
             raise NotIsolated(f"network {self.name} could not be made: {first_line(error.message)}") from error

@@ -18,6 +18,7 @@ from runner.engine.errors import (
     WorkingFolderNotFound,
 )
 from runner.engine.exec import (
+    ENDED_POLL_SECONDS,
     EXECUTABLE_HINT,
     KILL_SECONDS,
     NOT_EXECUTABLE,
@@ -33,6 +34,7 @@ from runner.engine.stopping import Stop
 from schema.errors import single_error
 
 SERVERS_MAXIMUM: Final = 16
+END_SECONDS: Final = 0.2
 _FOLDER_TROUBLE: Final = {"missing": "does not exist", "no-folder": "is not a folder"}
 
 
@@ -141,7 +143,9 @@ class ServedExecution(Execution):
             )
             ended = True
         except ServerDied as error:
-            raise await self._lost() from error
+            # Its count is gone with the container in a moment.
+            kills = memory.known_kills(self._in.kill_counter)
+            raise await self._lost(kills_before, kills) from error
         finally:
             if ended or self._killed:
                 self._servers.give(server)
@@ -185,18 +189,29 @@ class ServedExecution(Execution):
                 await self._kill_container()
                 raise ServerDied
 
-    async def _lost(self) -> EngineError:
+    async def _lost(self, kills_before: int, kills: int | None) -> EngineError:
         with anyio.CancelScope(shield=True):
             await self._kill_once()
             if self._ends_early:
                 return self._ended_early()
-            if not await self._container_runs():
-                return self._gone("it stopped while the command ran")
+            if await self._has_ended() or not await self._container_runs():
+                return await self._stopped("it stopped while the command ran", kills_before, kills)
         return CommandLost(
             f"command `{self._command.argv[0]}` in container {self._in.image} was lost: the shell that ran it was "
             "killed, so how it ended is not known",
             hint="Something in the container killed processes that were not its own (`kill -9 -1`, `pkill`).",
         )
+
+    async def _has_ended(self) -> bool:
+        """Tell whether the container's first process has ended, as far as this machine can tell.
+
+        A process lets go of its pipes a moment before it has ended.
+        """
+        namespace = self._in.namespace
+        with anyio.move_on_after(END_SECONDS):
+            while namespace is not None and not namespace.is_over:  # noqa: ASYNC110  # nothing wakes for two waiters
+                await anyio.sleep(ENDED_POLL_SECONDS)
+        return namespace is not None and namespace.is_over
 
     def _not_started(self, outcome: Outcome) -> EngineError:
         name, where = self._command.argv[0], f"in container {self._in.image}"

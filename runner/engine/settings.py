@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from runner.engine.allowances import Allowance
 from runner.engine.limits import TMP_BYTES
 from schema.definition import PullPolicy
 
@@ -29,6 +30,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     images_allowed: list[str] = []
     """Patterns of the images that pipelines may use; by default any."""
     images_denied: list[str] = []
+    allow: list[Allowance] = []
+    """What containers of some images or pipelines may have beyond what all have."""
     image_budget: int | None = None
     """Bytes of disk for images that were pulled here; by default no limit."""
     pull_silence: float = 300.0
@@ -42,5 +45,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float | None = None
     warm_containers: int = 0
     """How many containers may be kept ready, made ahead of need."""
+    user_namespaces: bool = False
+    """Whether the users of containers are others than the machine's."""
     pids: int = 2048
     """How many processes and threads a container may have at once: a fork bomb ends there."""

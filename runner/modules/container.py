@@ -14,7 +14,7 @@ from runner.job_context import Call, JobContext
 from runner.modules.arguments import ArgumentInvalid, choice, environment, parse, text, word
 from sandbox.frames import Value, lua_type
 from schema import sizes
-from schema.definition import PullPolicy
+from schema.definition import PullPolicy, Rights
 
 RUN: Final = "container.run"
 NETWORKS: Final = ("bridge", "none")
@@ -34,6 +34,10 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     entrypoint: str | list[str] | None = None
     pull: str | None = None
     read_only: bool = False
+    privileged: bool = False
+    mounts: list[str] = []
+    devices: list[str] = []
+    capabilities: list[str] = []
 
 
 async def open_block(job: JobContext, call: Call) -> Value:
@@ -63,6 +67,7 @@ async def open_block(job: JobContext, call: Call) -> Value:
             entrypoint=_entrypoint(options.entrypoint),
             pull=None if options.pull is None else choice(RUN, "pull", options.pull, PULL_POLICIES),
             read_only=options.read_only,
+            rights=_rights(options),
         )
 
     return await job.containers.open_block(call.stage, with_options, image, quiet=call.plugin is not None)
@@ -92,6 +97,16 @@ def size_bytes(value: str | float) -> int:
     if not MEMORY_BYTES_MINIMUM <= size <= MEMORY_BYTES_MAXIMUM:
         raise ArgumentInvalid(f"{RUN}: `memory` must be at least 8m and at most 1048576g, got {value}")
     return int(size)
+
+
+def _rights(options: RunOptions) -> Rights | None:
+    rights = Rights(
+        privileged=options.privileged,
+        mounts=[text(RUN, "mounts", target) for target in options.mounts],
+        devices=[text(RUN, "devices", device) for device in options.devices],
+        capabilities=[text(RUN, "capabilities", capability) for capability in options.capabilities],
+    )
+    return None if rights == Rights() else rights
 
 
 def _entrypoint(value: str | list[str] | None) -> list[str] | None:

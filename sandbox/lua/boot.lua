@@ -102,7 +102,15 @@ end
 -- --- the parts that scripts see
 
 local required = {}
-local modules = part("modules", call, log, now, raise, errors.capture, coroutines.running, coroutines.resumer)
+local positional = part("positional", call, raise)
+local modules = part(
+  "modules", call, log, now, raise, errors.capture, coroutines.running, coroutines.resumer,
+  {
+    part("files", call, positional),
+    part("data", call, raise, positional, messages),
+    part("http", call, raise, positional),
+  }
+)
 local environment = part("environment", coroutines.library, modules, raise, function(name, line)
   if loading and not required[name] then
     required[name] = line

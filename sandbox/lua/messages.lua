@@ -9,18 +9,30 @@
 --   * a function is refused, or, where `functions` is set, goes as an extension that holds its line.
 --
 -- Inputs: none. Gives { encode = function(value, functions) -> string, decode = function(string, at) -> value, null =
--- ... }, where `null` stands for nil in a list, which cannot hold one, and `at` is where in the string to begin.
+-- ..., mark_list = function(table) }, where `null` stands for nil in a list, which cannot hold one, and `at` is where
+-- in the string to begin. A table that was marked goes as a list when it is empty, too, as one does that came as one.
 
 local DEPTH_MAXIMUM = 64
 local BYTES_MAXIMUM = 24 * 1024 * 1024
 local VALUES_MAXIMUM = 1000000
 local FUNCTION_EXTENSION = 1
+local NULL_EXTENSION = 2
 
 local error, type, rawlen, next, utf8_len, math_type = error, type, rawlen, next, utf8.len, math.type
 local pack, unpack, sub, byte = string.pack, string.unpack, string.sub, string.byte
 local concat, getinfo = table.concat, debug.getinfo
 
-local null = {}
+local setmetatable, rawequal = setmetatable, rawequal
+
+-- Scripts see it as `json.null`: they can print it, and not give it a metatable.
+local null = setmetatable({}, {
+  __name = "null",
+  __metatable = false,
+  __tostring = function()
+    return "null"
+  end,
+})
+local lists = setmetatable({}, { __mode = "k" }) -- the tables that are lists even when they are empty
 local KEY_KINDS = { string = true, number = true, boolean = true }
 
 local function is_list(value, length)
@@ -81,7 +93,7 @@ local function encode(root, functions)
       end
     elseif kind == "boolean" then
       put(value and "\xc3" or "\xc2")
-    elseif kind == "nil" or value == null then
+    elseif kind == "nil" or rawequal(value, null) then
       put("\xc0")
     elseif kind == "table" then
       if depth >= DEPTH_MAXIMUM then
@@ -98,7 +110,7 @@ local function encode(root, functions)
         for _ in next, value do
           size = size + 1
         end
-        put(pack(">BI4", 0xdf, size))
+        put(pack(">BI4", size == 0 and lists[value] and 0xdd or 0xdf, size))
         for key, item in next, value do
           if not KEY_KINDS[type(key)] then
             refuse("not_plain", "a table with a " .. type(key) .. " for a key cannot be passed; plain values can")
@@ -124,6 +136,9 @@ local function read_list(data, at, length)
   local list = {}
   for index = 1, length do
     list[index], at = read(data, at)
+  end
+  if length == 0 then
+    lists[list] = true
   end
   return list, at
 end
@@ -173,6 +188,8 @@ function read(data, at)
     return nil, at
   elseif lead == 0xc2 or lead == 0xc3 then
     return lead == 0xc3, at
+  elseif lead == 0xd4 and byte(data, at) == NULL_EXTENSION then
+    return null, at + 2
   end
   local reader = READERS[lead]
   local value
@@ -185,6 +202,9 @@ end
 
 return {
   null = null,
+  mark_list = function(value)
+    lists[value] = true
+  end,
   encode = encode,
   decode = function(data, at)
     return (read(data, at))

@@ -4,11 +4,13 @@
 -- changes its own `process.run` changes nobody else's, and the runner knows whose code made a call.
 --
 -- Inputs: call(plugin, name, ...), which makes a host call, log(plugin, level, text), now(), which gives the time,
---         raise(code, message, hint), capture(error), running() and resumer(coroutine).
+--         raise(code, message, hint), capture(error), running() and resumer(coroutine), and a list of tables as this
+--         file gives one, each with more modules.
 -- Gives:  { build, names }
 
-local call, send_log, now, raise, capture, running, resumer = ...
+local call, send_log, now, raise, capture, running, resumer, more = ...
 
+local ipairs, pairs = ipairs, pairs
 local type, tostring, error, select, setmetatable = type, tostring, error, select, setmetatable
 local xpcall, pack, unpack, concat = xpcall, table.pack, table.unpack, table.concat
 
@@ -111,15 +113,27 @@ local function build_time(plugin)
   }
 end
 
+for _, part in ipairs(more) do
+  for _, name in ipairs(part.names) do
+    names[#names + 1] = name
+  end
+end
+
 return {
   names = names,
   build = function(plugin)
-    return {
+    local modules = {
       artifact = build_artifact(plugin),
       container = build_container(plugin),
       log = build_log(plugin),
       process = build_process(plugin),
       time = build_time(plugin),
     }
+    for _, part in ipairs(more) do
+      for name, module in pairs(part.build(plugin)) do
+        modules[name] = module
+      end
+    end
+    return modules
   end,
 }

@@ -90,9 +90,8 @@ class Check:
         for runner in here.runners:
             for name in leftovers.owners(runner.folder):
                 found.wrong("leftovers", f"after the stop: owner {name} of {runner.service.name}")
-        for container in await anyio.to_thread.run_sync(leftovers.containers):
-            if container.owner in here.owners:
-                found.wrong("leftovers", f"after the stop: {container.text}")
+        for text in await anyio.to_thread.run_sync(leftovers.with_the_engine, here.owners):
+            found.wrong("leftovers", f"after the stop: {text}")
         for line in here.strays():
             found.wrong("leftovers", f"after the stop: {line}")
         logs = {service.name: service.log for service in here.services}
@@ -119,10 +118,9 @@ class Check:
 
     async def _left(self) -> list[str]:
         jobs = {job for named in self._load.ledger.acknowledged.values() for job in named}
-        there = await anyio.to_thread.run_sync(leftovers.containers)
         living = {owner for runner in self._here.runners for owner in leftovers.owners(runner.folder)}
         dead = self._here.owners - living
-        left = [container.text for container in there if container.job in jobs or container.owner in dead]
+        left = await anyio.to_thread.run_sync(leftovers.with_the_engine, dead, jobs)
         for runner in self._here.runners:
             name = runner.service.name
             left += [f"workspace of job {job} on {name}" for job, _ in leftovers.workspaces(runner.folder)]

@@ -1,12 +1,14 @@
-"""Finds what is there of jobs and runners: containers, workspaces, processes, and runners' folders."""
+"""Finds what is there of jobs and runners: containers, networks, workspaces, processes, and runners' folders."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
+
+import msgspec
 
 from tests.chaos import processes
 from tests.chaos.processes import Known
@@ -47,6 +49,39 @@ def containers() -> list[Container]:
         is_over = " Exited" in state or " Removing" in state
         found.append(Container(owner, job, int(attempt or 0), is_over, f"container {name} {state}"))
     return found
+
+
+class Network(NamedTuple):
+    owner: str
+    job: str
+    """Empty for one that containers of several jobs are on."""
+    text: str
+
+
+class _Listed(msgspec.Struct, frozen=True):
+    name: str
+    labels: dict[str, str]
+
+
+def networks() -> list[Network]:
+    """List the networks of runners, whoever made them."""
+    listed = subprocess.run(
+        ["podman", "network", "ls", "--format", "json", "--filter", "label=moonyard.owner"],
+        capture_output=True,
+        check=True,
+        timeout=PODMAN_SECONDS,
+    ).stdout
+    found = msgspec.json.decode(listed, type=list[_Listed])
+    return [
+        Network(network.labels["moonyard.owner"], network.labels.get("moonyard.job", ""), f"network {network.name}")
+        for network in found
+    ]
+
+
+def with_the_engine(owners: Collection[str], jobs: Collection[str] = ()) -> list[str]:
+    """List what the engine has of some owners, or of some jobs."""
+    there = [*containers(), *networks()]
+    return [found.text for found in there if found.owner in owners or found.job in jobs]
 
 
 def workspaces(state_folder: Path) -> list[tuple[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import anyio
 import msgspec
 
+from schema.ids import uuid7
 from tests.chaos import leftovers, processes
 from tests.chaos.figures import Figures
 from tests.chaos.pipelines import LIMIT
@@ -72,6 +74,24 @@ async def test_what_is_there_of_an_attempt_whose_end_was_told_is_seen(
     finally:
         await anyio.run_process(["podman", "rm", "--force", made.stdout.decode().strip()])
     assert broken(seen) == {"ended_early"}
+
+
+async def test_containers_and_networks_that_are_left_are_found_by_owner_and_by_job(image_map: dict[str, str]) -> None:
+    owner, job = secrets.token_hex(16), str(uuid7())
+    network = f"moonyard-{owner}"
+    labels = ["--label", f"moonyard.owner={owner}", "--label", f"moonyard.job={job}", "--label", "moonyard.attempt=1"]
+    image = image_map["docker.io/library/alpine:latest"]
+    assert leftovers.with_the_engine([owner], [job]) == []
+    await anyio.run_process(["podman", "network", "create", *labels, network])
+    try:
+        assert leftovers.with_the_engine([owner]) == leftovers.with_the_engine([], [job]) == [f"network {network}"]
+        made = await anyio.run_process(["podman", "create", "--network", network, *labels, image, "true"])
+        for found in (leftovers.with_the_engine([owner]), leftovers.with_the_engine([], [job])):
+            assert [text.split()[0] for text in found] == ["container", "network"]
+        await anyio.run_process(["podman", "rm", "--force", made.stdout.decode().strip()])
+    finally:
+        await anyio.run_process(["podman", "network", "rm", "--force", network])
+    assert leftovers.with_the_engine([owner], [job]) == []
 
 
 def test_a_process_that_outlives_its_runner_is_a_stray() -> None:

@@ -182,6 +182,16 @@ async def test_a_command_that_closes_its_output_is_still_waited_for(container: C
     assert ran.result.code == 5
 
 
+async def test_nothing_of_a_command_is_left_to_the_next_or_to_whoever_looks_for_it(
+    container: Container, engine: Engine
+) -> None:
+    for size in (10_000, 10, 100_000, 10):
+        secret = f"secret-{size}-" + "x" * size
+        assert (await run(container, "sh", "-c", "echo ${#1}; exit 7", "sh", secret)).result.code == 7
+        held = [path.read_bytes() for path in engine.settings.state_folder.glob("owners/*/servers/*/*/request")]
+        assert not any(b"secret" in text for text in held)
+
+
 async def test_what_runs_on_in_the_background_does_not_hold_its_command_open(container: Container) -> None:
     ran = await run(container, "sh", "-c", "sleep 1000 & echo started", timeout=60)
     assert ran.stdout == b"started\n"

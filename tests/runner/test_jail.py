@@ -10,7 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runner import beneath, jail
 from runner.jail import JailError, open_file
+
+
+@pytest.fixture(params=["by the kernel", "name by name"], autouse=True)
+def resolver(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to find what a path names: by the call that newer kernels have, and without it."""
+    if request.param == "name by name":
+        monkeypatch.setattr(beneath, "kernel_can", lambda: False)
+    else:
+        assert beneath.kernel_can()
 
 
 @pytest.fixture
@@ -104,3 +114,101 @@ def test_no_path_of_any_parts_reads_what_stands_outside(workspace: Path, secret:
         (workspace / "link").symlink_to(secret)
     with pytest.raises(JailError):
         read(workspace, "/".join(parts))
+
+
+def target(workspace: Path, path: str, *, follow: bool = True) -> tuple[int, int]:
+    with jail.handle(workspace, path, follow=follow) as handle:
+        facts = os.fstat(handle)
+        return facts.st_dev, facts.st_ino
+
+
+def identity(path: Path) -> tuple[int, int]:
+    facts = path.lstat()
+    return facts.st_dev, facts.st_ino
+
+
+def test_links_that_stay_in_the_workspace_are_followed_where_that_is_wanted(workspace: Path) -> None:
+    (workspace / "a" / "b").mkdir(parents=True)
+    (workspace / "a" / "b" / "file").write_text("x")
+    (workspace / "to a").symlink_to("./a/")
+    (workspace / "a" / "b" / "up").symlink_to("../../a/b/../b/file")
+    (workspace / "a" / "again").symlink_to("../to a/b")
+    (workspace / "here").symlink_to(".")
+    for path in ("to a/b/file", "a/b/up", "a/again/up", "to a/again/file", "here/here/to a/b/file"):
+        assert target(workspace, path) == identity(workspace / "a" / "b" / "file")
+    assert target(workspace, "a/b/up", follow=False) == identity(workspace / "a" / "b" / "up")
+    assert target(workspace, "here") == target(workspace, ".") == identity(workspace)
+
+
+def test_links_that_lead_out_are_refused_whether_there_is_something_or_not(workspace: Path, secret: Path) -> None:
+    (workspace / "a").mkdir()
+    links = {
+        "absolute": str(secret / "secret"),
+        "itself": str(workspace / "a"),
+        "missing": "/nowhere/at/all",
+        "up": "../outside/secret",
+        "above": "..",
+        "a/far": "../../outside",
+        "in and out": "a/../../outside/secret",
+        "to up": "up",
+        "process": "/proc/self/root/etc/passwd",
+    }
+    for name, where in links.items():
+        (workspace / name).symlink_to(where)
+    for path in [*links, "above/outside/secret", "a/far/secret", "above/workspace/a"]:
+        with pytest.raises(JailError) as caught:
+            target(workspace, path)
+        assert (caught.value.code, "leads out" in caught.value.message) == ("path_refused", True), path
+
+
+def test_links_in_a_circle_end(workspace: Path) -> None:
+    (workspace / "one").symlink_to("two")
+    (workspace / "two").symlink_to("one")
+    (workspace / "chain0").write_text("x")
+    for number in range(50):
+        (workspace / f"chain{number + 1}").symlink_to(f"chain{number}")
+    assert target(workspace, "chain40") == identity(workspace / "chain0")
+    for path in ("one", "two/x", "chain41"):
+        with pytest.raises(JailError) as caught:
+            target(workspace, path)
+        assert caught.value.code == "path_refused"
+
+
+LINKS = st.dictionaries(
+    st.sampled_from(["a/l", "a/b/l", "l", "m"]),
+    st.lists(st.sampled_from(["..", ".", "", "a", "b", "l", "m", "outside", "secret", "/"]), min_size=1, max_size=6),
+    max_size=4,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(LINKS, st.lists(st.sampled_from(["a", "b", "l", "m", "secret"]), min_size=1, max_size=5), st.booleans())
+def test_both_ways_find_the_same_and_never_what_stands_outside(
+    tmp_path_factory: pytest.TempPathFactory, links: dict[str, list[str]], parts: list[str], follow: bool
+) -> None:
+    base = tmp_path_factory.mktemp("jail")
+    workspace = base / "workspace"
+    (workspace / "a" / "b").mkdir(parents=True)
+    (base / "outside").mkdir()
+    (base / "outside" / "secret").write_text("secret")
+    for name, where in links.items():
+        (workspace / name).symlink_to("/".join(where) or ".")
+    root = os.open(workspace, os.O_PATH)
+    try:
+        found = [looked_up(resolve, root, "/".join(parts), follow) for resolve in (beneath.by_kernel, beneath.by_walk)]
+    finally:
+        os.close(root)
+    assert found[0] == found[1]
+    if isinstance(found[0], Path):
+        assert found[0].is_relative_to(workspace)
+
+
+def looked_up(resolve: beneath.Resolver, root: int, path: str, follow: bool) -> Path | int | None:
+    try:
+        handle = resolve(root, path, follow, True)
+    except OSError as error:
+        return error.errno
+    try:
+        return Path(f"/proc/self/fd/{handle}").readlink()
+    finally:
+        os.close(handle)

@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from runner.engine.errors import CommandLost, ContainerGone, EngineError, EngineLost, EngineUnavailable
+from runner.engine.errors import (
+    CommandLost,
+    ContainerGone,
+    ContainerStartFailed,
+    ContainerTaken,
+    EngineError,
+    EngineLost,
+    EngineUnavailable,
+    MachineExhausted,
+)
 from runner.losses import Losses
 from sandbox.process import SandboxFailed, SandboxLost
 from schema.errors import MoonyardError
@@ -13,7 +22,16 @@ def caused(outer: MoonyardError, inner: BaseException) -> MoonyardError:
     return outer
 
 
-@pytest.mark.parametrize("error", [EngineLost("gone"), EngineUnavailable("none"), SandboxLost("killed")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        EngineLost("gone"),
+        EngineUnavailable("none"),
+        SandboxLost("killed"),
+        ContainerTaken("it was removed"),
+        MachineExhausted("no space left on device"),
+    ],
+)
 def test_what_was_taken_from_an_attempt_is_a_loss_however_deep_it_stands(error: MoonyardError) -> None:
     failure = caused(MoonyardError("the stage failed"), caused(MoonyardError("the command failed"), error))
     assert Losses().behind(failure) is error
@@ -24,6 +42,7 @@ def test_what_was_taken_from_an_attempt_is_a_loss_however_deep_it_stands(error: 
     [
         SandboxFailed("too much memory", code="memory_limit"),
         ContainerGone("it was killed for want of memory"),
+        ContainerStartFailed("it knows no user `me`"),
         CommandLost("kill -9 -1"),
         EngineError("no"),
         MoonyardError("a script raised what looks like one", code="engine_lost"),

@@ -109,7 +109,7 @@ COMMENT ON SCHEMA control IS 'What operators do, by the same rules as the API: S
 CREATE FUNCTION control.submit(
     pipeline text, inputs json DEFAULT '{}', version text DEFAULT NULL, priority integer DEFAULT NULL,
     delay interval DEFAULT NULL, not_before timestamptz DEFAULT NULL, queue_timeout interval DEFAULT NULL,
-    idempotency_key text DEFAULT NULL
+    idempotency_key text DEFAULT NULL, keep_on_failure interval DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_variable
@@ -133,8 +133,8 @@ BEGIN
     IF delay IS NOT NULL AND not_before IS NOT NULL THEN
         PERFORM moonyard.refuse('request_invalid', 'delay and not_before say the same in two ways: give one of them');
     END IF;
-    IF delay < interval '0' OR queue_timeout <= interval '0' THEN
-        PERFORM moonyard.refuse('request_invalid', 'delay and queue_timeout are more than zero');
+    IF delay < interval '0' OR queue_timeout <= interval '0' OR keep_on_failure <= interval '0' THEN
+        PERFORM moonyard.refuse('request_invalid', 'delay, queue_timeout and keep_on_failure are more than zero');
     END IF;
     IF length(idempotency_key) NOT BETWEEN 1 AND 200 THEN
         PERFORM moonyard.refuse('request_invalid', 'an idempotency key has 1 to 200 characters');
@@ -145,10 +145,12 @@ BEGIN
         'idempotency_key', idempotency_key,
         'request', jsonb_strip_nulls(jsonb_build_object(
             'version', version, 'inputs', inputs, 'priority', priority, 'delay', extract(epoch FROM delay)::double precision,
-            'not_before', not_before, 'queue_timeout', extract(epoch FROM queue_timeout)::double precision
+            'not_before', not_before, 'queue_timeout', extract(epoch FROM queue_timeout)::double precision,
+            'keep_on_failure', extract(epoch FROM keep_on_failure)::double precision
         )),
         'priority', priority, 'delay', extract(epoch FROM delay), 'not_before', not_before,
-        'queue_timeout', extract(epoch FROM queue_timeout), 'actor', session_user
+        'queue_timeout', extract(epoch FROM queue_timeout), 'keep_on_failure', extract(epoch FROM keep_on_failure),
+        'actor', session_user
     )));
     PERFORM moonyard.tell_queued(made.queue_place);
     RETURN made.number;
@@ -200,6 +202,19 @@ CREATE FUNCTION control.retry(job bigint, from_stage text DEFAULT NULL, without_
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 RETURN control.retry(job::text, from_stage, without_workspace);
 COMMENT ON FUNCTION control.retry(bigint, text, boolean) IS 'Queues a job that ended once more, by number: SELECT control.retry(17);';
+
+CREATE FUNCTION control.release(job text) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT count(moonyard.tell('runners', keeping))
+    FROM moonyard.containers_release(moonyard.job_of(job), session_user) AS keeping;
+$$;
+COMMENT ON FUNCTION control.release(text) IS
+    'Has the kept containers of a job, by number or id, removed before their time: SELECT control.release(''17'');';
+
+CREATE FUNCTION control.release(job bigint) RETURNS bigint
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+RETURN control.release(job::text);
+COMMENT ON FUNCTION control.release(bigint) IS 'Has the kept containers of a job removed, by number: SELECT control.release(17);';
 
 CREATE FUNCTION control.pause(pipeline text DEFAULT NULL) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

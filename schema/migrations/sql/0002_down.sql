@@ -1,6 +1,14 @@
 -- Back to what the version before knows. Jobs that wait for a time, a slot or the end of a pause wait no more, schedules
 -- and the audit are gone. The role moonyard_operator stays: it belongs to the whole cluster.
 DROP SCHEMA control CASCADE;
+DROP VIEW inspect.caches;
+DROP FUNCTION moonyard.caches_forget;
+DROP TABLE moonyard.caches;
+DROP FUNCTION moonyard.paths_hash;
+DROP VIEW inspect.shells, inspect.kept;
+DROP FUNCTION moonyard.containers_release;
+DROP TABLE moonyard.shell_chunks, moonyard.shell_streams, moonyard.shells, moonyard.kept_containers;
+ALTER TABLE moonyard.jobs DROP COLUMN keep_on_failure_seconds;
 DROP VIEW inspect.throughput, inspect.locks, inspect.health, inspect.schedules, inspect.audit, inspect.queue, inspect.runners,
     inspect.commands;
 DROP FUNCTION inspect.pipeline;
@@ -16,7 +24,7 @@ DROP FUNCTION
 DROP FUNCTION moonyard.job_resume;
 DROP TABLE moonyard.kept_workspaces;
 DROP TABLE moonyard.schedules, moonyard.audit, moonyard.pauses, moonyard.concurrency_slots;
-DROP INDEX moonyard.jobs_finished, moonyard.jobs_queued_listed;
+DROP INDEX moonyard.jobs_finished, moonyard.jobs_queued_listed, moonyard.jobs_queued_in_order;
 CREATE INDEX jobs_queued ON moonyard.jobs (number) WHERE state = 'queued';
 ALTER TABLE moonyard.jobs
     DROP COLUMN priority, DROP COLUMN turn, DROP COLUMN parked, DROP COLUMN not_before, DROP COLUMN queue_timeout_seconds,

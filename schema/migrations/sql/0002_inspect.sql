@@ -11,7 +11,7 @@ SELECT
 FROM moonyard.jobs AS job
 JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
 JOIN moonyard.waits AS wait ON wait.job_id = job.id
-WHERE job.state = 'queued'
+WHERE job.state = 'queued' AND job.number > 0  -- says that it is a list, for its index
 ORDER BY job.parked IS NOT NULL, job.turn - 1000 * job.priority, job.number;
 COMMENT ON VIEW inspect.queue IS 'Jobs that wait for a runner, the next one first, and why each waits; last, those that wait for something else.';
 

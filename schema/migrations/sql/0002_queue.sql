@@ -78,11 +78,14 @@ COMMENT ON COLUMN moonyard.jobs.request_hash IS 'What was asked for under the id
 -- at when that happens, and not by every claim. However many jobs are finished, delayed, paused or behind a full group,
 -- a claim is one short walk.
 --
--- Listing what is queued has an index of its own. Its odd condition is always true, and says so to nobody but the list:
--- were it one that a claim implies, a planner that knows of few queued jobs (statistics are mostly taken when there are
--- none) would walk it and sort, and with a backlog each claim would read all of that.
+-- Listing what is queued has indexes of its own: by number, and in the order in which inspect.queue shows it. Their odd
+-- condition is always true, and says so to nobody but the lists: were it one that a claim implies, a planner that knows of
+-- few queued jobs (statistics are mostly taken when there are none) would walk it and sort, and with a backlog each claim
+-- would read all of that.
 DROP INDEX moonyard.jobs_queued;
 CREATE INDEX jobs_queued_listed ON moonyard.jobs (number) WHERE state = 'queued' AND number > 0;
+CREATE INDEX jobs_queued_in_order ON moonyard.jobs ((parked IS NOT NULL), (turn - 1000 * priority), number)
+    WHERE state = 'queued' AND number > 0;
 CREATE INDEX jobs_ready ON moonyard.jobs ((turn - 1000 * priority), number)
     WHERE state = 'queued' AND parked IS NULL AND tag_set IS NULL;
 CREATE INDEX jobs_ready_tagged ON moonyard.jobs (tag_set, (turn - 1000 * priority), number)
@@ -504,7 +507,7 @@ END $$;
 COMMENT ON FUNCTION moonyard.group_supersede IS 'Cancels what is in a group before a job: for groups with cancel_running.';
 
 -- Submits jobs: all or none. `asked` is a list of objects: place, id, pipeline_id, version_id, inputs (checked, with
--- defaults), and optionally idempotency_key with request, priority, delay or not_before, queue_timeout. The one way to
+-- defaults), and optionally idempotency_key with request, priority, delay or not_before, queue_timeout, keep_on_failure. The one way to
 -- submit: of the API, of schedules, and of psql.
 CREATE FUNCTION moonyard.jobs_submit(asked json)
 RETURNS TABLE (place integer, id uuid, number bigint, created_at timestamptz, queue_place bigint, fresh boolean)
@@ -538,7 +541,7 @@ BEGIN
         FROM json_to_recordset(asked) AS wish (
             place integer, id uuid, pipeline_id uuid, version_id uuid, inputs json, idempotency_key text, request jsonb,
             priority integer, delay double precision, not_before timestamptz, queue_timeout double precision,
-            traceparent text, actor text, together boolean
+            traceparent text, actor text, together boolean, keep_on_failure double precision
         )
         JOIN moonyard.pipeline_versions AS version ON version.id = wish.version_id
         JOIN moonyard.pipelines AS pipeline ON pipeline.id = wish.pipeline_id
@@ -548,7 +551,8 @@ BEGIN
     made AS (
         INSERT INTO moonyard.jobs (
             id, pipeline_id, version_id, inputs, idempotency_key, request_hash, turn, priority, not_before, parked,
-            queue_timeout_seconds, queue_deadline, tag_set, concurrency_group, concurrency_limit, retry, traceparent
+            queue_timeout_seconds, queue_deadline, tag_set, concurrency_group, concurrency_limit, retry, traceparent,
+            keep_on_failure_seconds
         )
         SELECT
             id, pipeline_id, version_id, inputs, idempotency_key,
@@ -558,7 +562,7 @@ BEGIN
             CASE WHEN starts_at > now() THEN 'delayed' WHEN concurrency_group IS NOT NULL THEN 'group' END,
             seconds, greatest(starts_at, now()) + make_interval(secs => seconds),
             (rules ->> 'tag_set')::integer, concurrency_group, (rules #>> '{concurrency,limit}')::integer, rules -> 'retry',
-            traceparent
+            traceparent, keep_on_failure
         FROM wanted
         ORDER BY place
         ON CONFLICT (pipeline_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING

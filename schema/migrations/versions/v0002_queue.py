@@ -13,8 +13,10 @@ depends_on = None
 def upgrade() -> None:
     execute("0002_queue.sql")
     execute("0002_resume.sql")
+    execute("0002_shells.sql")
     execute("0002_control.sql")
     execute("0002_inspect.sql")
+    execute("0002_caches.sql")
 
 
 def downgrade() -> None:

@@ -1,0 +1,1 @@
+"""Data as text: JSON, YAML and TOML, between what Lua has and what files have."""
