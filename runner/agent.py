@@ -319,7 +319,8 @@ class Agent:
                         "/v1/runner/heartbeat", HeartbeatAnswer, message, seconds=wait * 1.5
                     )
                 except (OrchestratorRefused, OrchestratorUnreachable) as error:
-                    self._raise_if_rejected(error)
+                    if not is_idle:  # else the claim meets the same, and tells it
+                        self._raise_if_rejected(error)
                     # Without a job nothing depends on it, and the claim tells of the same trouble.
                     level = logging.WARNING if holding else logging.DEBUG
                     log.log(level, "heartbeat failed: %s; next try in %.1f s", error.message, wait / 4)

@@ -193,6 +193,10 @@ async def test_hot_statements_use_their_indexes_among_many_finished_jobs(install
         (None, "job_number_is_unique"),
     ):
         assert index in await plan(installation, jobs_sql.jobs_list(state, of_pipeline=False), "1000", "20")
+    # In its own order, so that its first rows cost nothing however many wait.
+    shown = await plan(installation, "SELECT * FROM inspect.queue LIMIT 20")
+    assert "jobs_queued_in_order" in shown
+    assert "Sort Key: ((job.parked" not in shown
     for state in ("queued", "running", "failed", None):
         of_one = await plan(installation, jobs_sql.jobs_list(state, of_pipeline=True), "1000", "20", "'hello'")
         assert "Seq Scan on jobs" not in of_one

@@ -3,16 +3,15 @@
 DROP VIEW inspect.queue;
 CREATE VIEW inspect.queue AS
 SELECT
-    job.number AS job,
-    inspect.shortened(pipeline.name, 16) AS pipeline,
-    job.priority,
-    inspect.duration(now() - job.created_at) AS waiting,
+    wait.number AS job,
+    -- No join: with the first rows alone asked for, the others are not looked at.
+    inspect.shortened((SELECT name FROM moonyard.pipelines WHERE id = wait.pipeline_id), 16) AS pipeline,
+    wait.priority,
+    inspect.duration(now() - wait.created_at) AS waiting,
     inspect.shortened(wait.why, 64) AS why
-FROM moonyard.jobs AS job
-JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
-JOIN moonyard.waits AS wait ON wait.job_id = job.id
-WHERE job.state = 'queued' AND job.number > 0  -- says that it is a list, for its index
-ORDER BY job.parked IS NOT NULL, job.turn - 1000 * job.priority, job.number;
+FROM moonyard.waits AS wait
+WHERE wait.number > 0  -- says that it is a list, for its index
+ORDER BY wait.parked IS NOT NULL, wait.place, wait.number;
 COMMENT ON VIEW inspect.queue IS 'Jobs that wait for a runner, the next one first, and why each waits; last, those that wait for something else.';
 
 DROP VIEW inspect.runners;

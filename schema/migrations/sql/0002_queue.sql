@@ -531,7 +531,7 @@ BEGIN
         FROM (SELECT DISTINCT pipeline_id FROM json_to_recordset(asked) AS wish (pipeline_id uuid)) AS named
     ),
     wanted AS MATERIALIZED (
-        SELECT wish.*, pipeline.name AS pipeline_name, version.rules,
+        SELECT wish.*, version.rules,
             lines.last_turn + row_number() OVER (PARTITION BY wish.pipeline_id ORDER BY wish.place) AS turn,
             coalesce(wish.not_before, now() + make_interval(secs => wish.delay)) AS starts_at,
             coalesce(wish.queue_timeout, (version.rules ->> 'queue_timeout')::double precision) AS seconds,
@@ -568,18 +568,6 @@ BEGIN
         ON CONFLICT (pipeline_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
         RETURNING id, number, concurrency_group
     ),
-    -- A row for each request, however many jobs it asked for; what nobody asked for (a schedule fired) has no actor.
-    noted AS (
-        INSERT INTO moonyard.audit (actor, action, subject, detail)
-        SELECT
-            wanted.actor, 'submit',
-            CASE count(*) WHEN 1 THEN 'job ' || min(made.number)
-                ELSE count(*) || ' jobs, ' || min(made.number) || ' to ' || max(made.number) END,
-            jsonb_build_object('pipeline', string_agg(DISTINCT wanted.pipeline_name, ', '))
-        FROM made JOIN wanted ON wanted.id = made.id
-        WHERE wanted.actor IS NOT NULL
-        GROUP BY wanted.actor, CASE WHEN wanted.together THEN NULL ELSE wanted.place END
-    ),
     line AS (
         SELECT id, moonyard.job_line(id, number, 0, 1, 'queued') AS text FROM made
     ),
@@ -589,6 +577,20 @@ BEGIN
     )
     SELECT array_agg(DISTINCT concurrency_group ORDER BY concurrency_group) INTO grouped
     FROM made WHERE concurrency_group IS NOT NULL;
+
+    -- A row for each request, however many jobs it asked for; what nobody asked for (a schedule fired) has no actor. Jobs are
+    -- looked up one by one: a join would compare each of ten thousand with each other.
+    INSERT INTO moonyard.audit (actor, action, subject, detail)
+    SELECT
+        wish.actor, 'submit',
+        CASE count(*) WHEN 1 THEN 'job ' || min(job.number)
+            ELSE count(*) || ' jobs, ' || min(job.number) || ' to ' || max(job.number) END,
+        jsonb_build_object('pipeline', string_agg(DISTINCT pipeline.name, ', '))
+    FROM json_to_recordset(asked) AS wish (place integer, id uuid, actor text, together boolean)
+    CROSS JOIN LATERAL (SELECT found.number, found.pipeline_id FROM moonyard.jobs AS found WHERE found.id = wish.id LIMIT 1) AS job
+    JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
+    WHERE wish.actor IS NOT NULL
+    GROUP BY wish.actor, CASE WHEN wish.together THEN NULL ELSE wish.place END;
 
     SELECT wish.idempotency_key, job.number INTO taken
     FROM json_to_recordset(asked) AS wish (pipeline_id uuid, idempotency_key text, request jsonb)
@@ -795,20 +797,9 @@ COMMENT ON FUNCTION moonyard.drain IS 'Lets no more jobs go to the runners of th
 -- Why jobs wait --------------------------------------------------------------------------------------------------
 
 CREATE VIEW moonyard.waits AS
-WITH fleet AS MATERIALIZED (
-    SELECT
-        count(*) AS online,
-        count(*) FILTER (WHERE is_open) AS open,
-        count(*) FILTER (WHERE is_open AND running < capacity) AS free
-    FROM (
-        SELECT capacity, NOT draining AND drained_at IS NULL AS is_open,
-            (SELECT count(*) FROM moonyard.attempts WHERE runner_id = runner.id AND state = 'running') AS running
-        FROM moonyard.runners AS runner
-        WHERE seen_at >= now() - interval '30 seconds'
-    ) AS seen
-)
 SELECT
-    job.id AS job_id,
+    job.id AS job_id, job.number, job.pipeline_id, job.priority, job.created_at, job.parked,
+    job.turn - 1000 * job.priority AS place,
     CASE
         WHEN job.parked = 'delayed' THEN
             'not before ' || to_char(job.not_before AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
@@ -833,7 +824,18 @@ SELECT
         ELSE 'its turn is next'
     END AS why
 FROM moonyard.jobs AS job
-CROSS JOIN fleet
+CROSS JOIN (
+    SELECT
+        count(*) AS online,
+        count(*) FILTER (WHERE is_open) AS open,
+        count(*) FILTER (WHERE is_open AND running < capacity) AS free
+    FROM (
+        SELECT capacity, NOT draining AND drained_at IS NULL AS is_open,
+            (SELECT count(*) FROM moonyard.attempts WHERE runner_id = runner.id AND state = 'running') AS running
+        FROM moonyard.runners AS runner
+        WHERE seen_at >= now() - interval '30 seconds'
+    ) AS seen
+) AS fleet
 LEFT JOIN moonyard.pauses AS everything ON everything.pipeline_id IS NULL
 LEFT JOIN moonyard.pauses AS pause ON pause.pipeline_id = job.pipeline_id
 LEFT JOIN LATERAL (
