@@ -121,7 +121,7 @@ def upgrade(url: str, revision: str = "head") -> None:
             raise MoonyardError(
                 f"{described(url)} has the encoding {encoding}, and Moonyard needs UTF8: logs hold any character",
                 code="database_encoding_wrong",
-                hint="Make another: `createdb --encoding UTF8 --template template0 NAME`, and name it in `database_url`.",
+                hint="Make another, and name it in `database_url`: createdb --encoding UTF8 --template template0 NAME",
             )
         _migrate(connection, lambda config: command.upgrade(config, revision))
 
