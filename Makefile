@@ -21,7 +21,7 @@ test: setup-dev ## everything that CI checks: format, lint, types, layers, tests
 	@$(BIN)/python scripts/images
 	@$(MAKE) --no-print-directory lint
 	$(SAY) 'tests'
-	@$(BIN)/pytest --durations=10 --durations-min=5
+	@$(BIN)/python -m scripts.tests
 
 lint: setup-dev ## format, lint, strict types, the direction of imports, and luacheck
 	$(SAY) 'format and lint'

@@ -28,7 +28,6 @@ NAMES: Final = (
     "container_cpus",
     "container_pids",
     "container_tmp",
-    "user_namespaces",
 )
 
 
@@ -58,7 +57,6 @@ class EngineOptions:
             cpus=values["container_cpus"],
             pids=values["container_pids"],
             tmp_bytes=values["container_tmp"],
-            user_namespaces=values["user_namespaces"],
             warm_containers=warm_containers,
         )
 

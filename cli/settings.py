@@ -214,12 +214,6 @@ SETTINGS: Final[dict[str, Setting]] = {
         default="1g",
         show_default=True,
     ),
-    "user_namespaces": Setting(
-        "Whether the users of containers, root among them, are others than the machine's: yes or no.",
-        type=click.BOOL,
-        default=False,
-        show_default="no",
-    ),
     "warm_containers": Setting(
         "How many containers a runner may keep ready, made ahead of need; 0 makes each when it is asked for.",
         type=click.IntRange(0, 1000),

@@ -71,7 +71,7 @@ async def look(engine: Engine, parent: WarmParent) -> list[Finding]:
         facts = await engine.facts()
         found += [
             _engine(facts),
-            _users(engine.settings, facts),
+            _users(facts),
             _limits(facts),
             *_rooms(facts, folder),
             _warm_setting(engine, facts),
@@ -127,14 +127,14 @@ def _engine(facts: EngineFacts) -> Finding:
     return Finding(check="engine", state="ok", text=f"{facts.version} ({how}): {facts.name}")
 
 
-def _users(settings: EngineSettings, facts: EngineFacts) -> Finding:
-    if facts.is_rootless or settings.user_namespaces:
+def _users(facts: EngineFacts) -> Finding:
+    if facts.is_rootless:
         return Finding(check="users", state="ok", text="root in a container is an ordinary user of this machine")
     return Finding(
         check="users",
         state="weak",
         text=f"root in a container is this machine's, less all but {len(CAPABILITIES)} capabilities",
-        hint="The setting `user_namespaces`, or a rootless Podman, keeps even one that breaks out from being root.",
+        hint="A rootless Podman, run by a user of its own, keeps even a container that breaks out from being root.",
     )
 
 

@@ -35,7 +35,7 @@ from runner.engine.errors import (
 )
 from runner.engine.exec import Command, CommandResult, Execution, OutputSink, Surroundings
 from runner.engine.helper import FirstProcess
-from runner.engine.limits import TMP_BYTES, USERS_COUNT, USERS_FIRST
+from runner.engine.limits import TMP_BYTES
 from runner.engine.served import ServedExecution, Servers
 from runner.engine.settings import EngineSettings
 from runner.engine.stopping import Stop
@@ -127,15 +127,12 @@ class Container:
         spec: ContainerSpec,
         facts: dict[str, Any],
         servers: Servers | None,
-        *,
-        has_own_users: bool = False,
     ) -> None:
         # `facts` is the engine's own description, of which a few fields are read.
         self._connection = connection
         self._container = container
         self._spec = spec
         self._servers = servers
-        self._has_own_users = has_own_users
         self._environment: dict[str, str] = {}
         """What each command gets, where the container was made before its job was known."""
         self.id: str = container.id
@@ -211,8 +208,7 @@ class Container:
         if namespace is None:
             raise OSError(errno.ESRCH, "its processes are not on this machine")
         handle = namespace.handle
-        users = Path(f"/proc/{namespace.first}/ns/user") if self._has_own_users else None
-        await anyio.to_thread.run_sync(mounts.bind_into, handle, spec.workspace, WORKSPACE, users)
+        await anyio.to_thread.run_sync(mounts.bind_into, handle, spec.workspace, WORKSPACE)
         self._spec = spec
         self._environment = spec.env
         self.image = self._surroundings.image = spec.image
@@ -373,7 +369,6 @@ def config(
         "Binds": [] if spec.kind == "service" else [f"{spec.workspace}:{WORKSPACE}:rw", *first.binds, *granted.binds],
         **_network_mode(spec),
         **_rights(granted),
-        **_users(spec, settings),
         "PidsLimit": settings.pids,
         "LogConfig": {"Type": "none"},
         "ReadonlyRootfs": spec.read_only,
@@ -395,19 +390,6 @@ def config(
         "HostConfig": host,
         **_endpoints(spec),
     }
-
-
-def has_own_users(spec: ContainerSpec, settings: EngineSettings) -> bool:
-    """Tell whether a container's users are others than the machine's. One with more rights than all needs those."""
-    return settings.user_namespaces and spec.rights is None
-
-
-def _users(spec: ContainerSpec, settings: EngineSettings) -> dict[str, Any]:
-    if not has_own_users(spec, settings):
-        return {}
-    # The same for all: which user a file belongs to in a workspace must not depend on who looks at it.
-    mapping = f"0:{USERS_FIRST}:{USERS_COUNT}"
-    return {"UsernsMode": f"auto:uidmapping={mapping},gidmapping={mapping}"}
 
 
 def _rights(granted: Granted) -> dict[str, Any]:

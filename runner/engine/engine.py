@@ -31,7 +31,6 @@ from runner.engine.container import (
     ContainerSpec,
     check_environment,
     config,
-    has_own_users,
     remove,
     start_failure,
 )
@@ -120,11 +119,6 @@ class Engine:
                 await check(connection)
             except (EngineLost, DockerError) as error:
                 raise _does_not_answer(address, sockets.chosen(settings.socket, os.environ), error) from error.__cause__
-            if settings.user_namespaces and not (connection.is_local and os.geteuid() == 0):
-                raise EngineUnavailable(
-                    "`user_namespaces` cannot be had: it takes a runner that is root where the containers run",
-                    hint="Without root, Podman gives containers other users by itself: leave the setting out.",
-                )
             bridge = await stack.enter_async_context(networks.OwnBridge.open(connection, owner_name))
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
@@ -211,22 +205,7 @@ class Engine:
         is_usual = not spec.networks and spec.rights is None
         if not is_pulled and is_usual and (warm := await self._adopted(spec, resolved)) is not None:
             return warm
-        if not has_own_users(spec, self.settings):
-            return await self._made_now(spec, resolved, progress)
-        # A folder whose files have the same owners for all can only be mounted by us, and into a container that runs.
-        container = await self._made_now(msgspec.structs.replace(spec, workspace=self._nothing()), resolved, progress)
-        try:
-            await container.adopt(spec)
-        except OSError as error:
-            self.discard(container)
-            raise ContainerStartFailed(
-                f"container of image `{spec.image}` could not be given its workspace for users of its own ({error})",
-                hint="`user_namespaces` takes Linux 5.12, and a state folder on ext4, XFS or Btrfs.",
-            ) from error
-        except BaseException:
-            self.discard(container)
-            raise
-        return container
+        return await self._made_now(spec, resolved, progress)
 
     async def _made_now(self, spec: ContainerSpec, resolved: str, progress: Progress) -> Container:
         await self._connection.ensure()
@@ -243,8 +222,7 @@ class Engine:
     def _keep(
         self, made: DockerContainer, spec: ContainerSpec, facts: dict[str, Any], servers: Servers | None
     ) -> Container:
-        is_mapped = has_own_users(spec, self.settings)
-        return self._removals.keep(Container(self._connection, made, spec, facts, servers, has_own_users=is_mapped))
+        return self._removals.keep(Container(self._connection, made, spec, facts, servers))
 
     def _nothing(self) -> Path:
         """Give an empty folder, for containers whose workspace is mounted later."""

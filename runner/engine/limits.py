@@ -8,10 +8,6 @@ from typing import Final
 
 MEMORY_RESERVE_SHARE: Final = 0.1
 MEMORY_RESERVE_MINIMUM: Final = 256 * 1024 * 1024
-USERS_FIRST: Final = 0x70000000
-"""What root of a container is on the machine, where its users are others than the machine's: nobody else's number
-(systemd's UIDS-GIDS.md)."""
-USERS_COUNT: Final = 65536
 TMP_BYTES: Final = 1024 * 1024 * 1024
 _MEMORY: Final = Path("/proc/meminfo")
 CGROUPS: Final = Path("/sys/fs/cgroup")

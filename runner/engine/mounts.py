@@ -3,9 +3,6 @@
 A container made ahead does not know whose workspace it will see. The folder is cloned as a mount of its own, which
 belongs to no place yet, and put into place inside the container's mount namespace: open_tree(2), move_mount(2), Linux
 5.2; mount_setattr(2), Linux 5.12. It takes a runner that is root on the machine where the containers run.
-
-Where a container's users are not the machine's, the mount is mapped: a file that its root makes is root's in the folder
-too. So all containers and the runner see the same owners, whichever users of the machine a container's own are.
 """
 
 from __future__ import annotations
@@ -26,7 +23,6 @@ _AT_EMPTY_PATH: Final = 0x1000
 _MOVE_MOUNT_F_EMPTY_PATH: Final = 4
 _MOUNT_ATTR_NOSUID: Final = 2
 _MOUNT_ATTR_NODEV: Final = 4
-_MOUNT_ATTR_IDMAP: Final = 0x100000
 _MS_PRIVATE: Final = 1 << 18
 _CLONE_FS: Final = 0x200
 _CLONE_NEWNS: Final = 0x20000
@@ -41,18 +37,17 @@ class _Attributes(ctypes.Structure):
     )
 
 
-def bind_into(process: int, source: Path, target: str, users: Path | None) -> None:
+def bind_into(process: int, source: Path, target: str) -> None:
     """Mount ``source`` at ``target`` as a process sees it.
 
     :param process: a PID handle: it cannot come to mean another process.
-    :param users: its user namespace, where that is not this process's.
     :raises OSError: when the kernel refuses.
     """
     failed: list[OSError] = []
 
     def work() -> None:
         try:
-            _bind_into(process, source, target, users)
+            _bind_into(process, source, target)
         except OSError as error:
             failed.append(error)
 
@@ -64,7 +59,7 @@ def bind_into(process: int, source: Path, target: str, users: Path | None) -> No
         raise failed[0]
 
 
-def _bind_into(process: int, source: Path, target: str, users: Path | None) -> None:
+def _bind_into(process: int, source: Path, target: str) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     # A thread that shares its root and working folder with others may not change its mount namespace.
     _check(libc.unshare(_CLONE_FS), "unshare")
@@ -73,23 +68,13 @@ def _bind_into(process: int, source: Path, target: str, users: Path | None) -> N
     )
     try:
         attributes = _Attributes(_MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV, 0, _MS_PRIVATE, 0)
-        if users is not None:
-            with users.open("rb") as namespace:
-                attributes.set |= _MOUNT_ATTR_IDMAP
-                attributes.user_namespace = namespace.fileno()
-                _set(libc, tree, attributes)
-        else:
-            _set(libc, tree, attributes)
+        size = ctypes.c_size_t(ctypes.sizeof(attributes))
+        _check(libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size), "mount_setattr")
         _check(libc.setns(process, _CLONE_NEWNS), "setns")
         place = os.fsencode(target)
         _check(libc.syscall(_MOVE_MOUNT, tree, b"", _AT_FDCWD, place, _MOVE_MOUNT_F_EMPTY_PATH), "move_mount")
     finally:
         os.close(tree)
-
-
-def _set(libc: ctypes.CDLL, tree: int, attributes: _Attributes) -> None:
-    size = ctypes.c_size_t(ctypes.sizeof(attributes))
-    _check(libc.syscall(_MOUNT_SETATTR, tree, b"", _AT_EMPTY_PATH, ctypes.byref(attributes), size), "mount_setattr")
 
 
 def _check(result: int, call: str) -> int:

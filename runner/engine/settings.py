@@ -45,7 +45,5 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float | None = None
     warm_containers: int = 0
     """How many containers may be kept ready, made ahead of need."""
-    user_namespaces: bool = False
-    """Whether the users of containers are others than the machine's."""
     pids: int = 2048
     """How many processes and threads a container may have at once: a fork bomb ends there."""

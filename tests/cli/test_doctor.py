@@ -76,11 +76,3 @@ async def test_a_state_folder_that_cannot_be_used_fails(tmp_path: Path) -> None:
     done = await moonyard("doctor", "--json", "--state-folder", str(tmp_path / "file" / "state"), cwd=tmp_path)
     assert done.code == 1
     assert done.lines[0]["check"] == "state folder"
-
-
-async def test_users_of_their_own_for_containers_are_told_and_tried(tmp_path: Path, state_folder: Path) -> None:
-    words = ["doctor", "--json", "--state-folder", str(state_folder), "--user-namespaces", "yes"]
-    done = await moonyard(*words, cwd=tmp_path)
-    assert done.code == 0, done.stdout
-    found = {line["check"]: line for line in done.lines}
-    assert [found[check]["state"] for check in ("users", "isolation", "network", "warm containers")] == ["ok"] * 4
