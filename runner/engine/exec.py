@@ -459,16 +459,17 @@ class Execution:
         if kills is not None and kills > kills_before:
             return self._gone("its memory was used up, and the kernel killed its first process")
         code: int | None = None
+        is_for_memory = False
         with anyio.move_on_after(ENDED_SECONDS), suppress(DockerError, EngineError):
             while True:  # the engine learns of it a moment later
                 async with self._connection.reaching(self._doing):
                     state = (await describe(self._in.container))["State"]
                 if not state["Running"]:
-                    code = int(state["ExitCode"])
+                    code, is_for_memory = int(state["ExitCode"]), bool(state.get("OOMKilled"))
                     break
                 await anyio.sleep(ENDED_POLL_SECONDS)
         # From inside, a first process can be asked to end, by some signals, but never be killed.
-        if code == KILLED and kills is not None and not self._in.is_ended:
+        if code == KILLED and not is_for_memory and not self._in.is_ended:
             return self._taken("it was killed while the command ran")
         return self._gone(why)
 

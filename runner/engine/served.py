@@ -107,6 +107,8 @@ class ServedExecution(Execution):
         self._servers = servers
         self._ends_early = False
         """By its timeout, or by whoever stops it."""
+        self._kills: int | None = None
+        """How many of the container's processes the kernel had killed for want of memory when the server died."""
         self._killed = False
         """The server said that the command was over after it had been killed."""
 
@@ -143,9 +145,7 @@ class ServedExecution(Execution):
             )
             ended = True
         except ServerDied as error:
-            # Its count is gone with the container in a moment.
-            kills = memory.known_kills(self._in.kill_counter)
-            raise await self._lost(kills_before, kills) from error
+            raise await self._lost(kills_before, self._kills) from error
         finally:
             if ended or self._killed:
                 self._servers.give(server)
@@ -169,6 +169,10 @@ class ServedExecution(Execution):
             self._ends_early = True
             await self._end_gently(wait)
             await self._kill_served(wait)
+        except ServerDied:
+            # The count is gone with the container in a moment: whoever takes the output may hold us up for longer.
+            self._kills = memory.known_kills(self._in.kill_counter)
+            raise
         except anyio.get_cancelled_exc_class():
             await self._kill_served(wait)
             raise

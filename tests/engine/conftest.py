@@ -6,6 +6,7 @@ import io
 import secrets
 import subprocess
 import tarfile
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,6 +19,7 @@ from runner.engine.container import Container, ContainerSpec
 from runner.engine.engine import Engine
 from runner.engine.exec import Command, CommandResult
 
+REMOVAL_SECONDS = 30.0
 ALPINE = "docker.io/library/alpine:latest"
 
 
@@ -119,7 +121,15 @@ def make_image() -> Generator[ImageMaker]:
 
     yield make
     for name in made:
-        subprocess.run(["podman", "rmi", name], capture_output=True, check=True)
+        _remove(name)
+
+
+def _remove(image: str) -> None:
+    """Remove an image, once the engine has removed the containers of it that are on their way out."""
+    deadline = time.monotonic() + REMOVAL_SECONDS
+    while (done := subprocess.run(["podman", "rmi", image], capture_output=True, text=True, check=False)).returncode:
+        assert time.monotonic() < deadline, done.stderr
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
