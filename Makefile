@@ -49,6 +49,8 @@ bench: images ## the benchmarks, in their short form; `python -m bench NAME` run
 	@$(BIN)/python -m bench submit --quick
 	@$(BIN)/python -m bench idle --quick
 	@$(BIN)/python -m bench logs --quick
+	@$(BIN)/python -m bench modules --quick
+	@$(BIN)/python -m bench redact --quick
 
 chaos: images setup-dev ## break everything at random for 20 minutes, then check every promise
 	@$(BIN)/python -m tests.chaos --seconds 1200 --json

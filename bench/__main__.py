@@ -19,6 +19,8 @@ BENCHMARKS: Final = {
     "submit": "submits over HTTP, one a request and many a request",
     "idle": "runners that wait at one replica: what they cost, and how one is woken",
     "logs": "a command's output through an installation into Postgres, beside the engine's own stream",
+    "modules": "calls of modules' functions, and files and archives beside Python's own",
+    "redact": "taking secrets and credentials out of bytes, and what a command's output costs with it and without",
 }
 
 

@@ -31,14 +31,16 @@ class Installation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @contextmanager
-def running(capacity: int, replicas: int = REPLICAS) -> Generator[Installation]:
+def running(capacity: int, replicas: int = REPLICAS, more: str = "") -> Generator[Installation]:
     """Have an installation for the span of a block.
 
+    :param more: what stands in its settings file.
     :raises SystemExit: when it does not start, with what it said.
     """
     with tempfile.TemporaryDirectory(prefix="moonyard-bench-") as folder:
         state = Path(folder)
         log = state / "up.log"
+        (state / "moonyard.toml").write_text(more, encoding="utf-8")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MOONYARD_")}
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -46,6 +48,7 @@ def running(capacity: int, replicas: int = REPLICAS) -> Generator[Installation]:
                     *(sys.executable, "-m", "cli.main", "up", "--state-folder", folder),
                     *("--port", str(_free_ports(replicas)), "--replicas", str(replicas), "--capacity", str(capacity)),
                 ],
+                cwd=state,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -5,7 +5,8 @@
 
 The command is the same, in a container of the same image: it writes a block of lines again and again. Rounds of the
 two take turns. A job's log is limited (``runner.event_stream.LOG_BYTES_MAXIMUM``, past which lines are dropped), so
-what is written in all is written by several jobs, each below the limit.
+what is written in all is written by several jobs, each below the limit. One more goes beyond it, to see that a command
+whose lines are dropped is not held up.
 
 For the tail, a command prints the machine's time every 50 ms, and a follower compares it with its own: the same clock.
 """
@@ -17,7 +18,7 @@ import secrets
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +36,9 @@ from runner.engine.container import Container, ContainerSpec
 from runner.engine.engine import Engine
 from runner.engine.exec import Command, OutputStream
 from runner.engine.settings import EngineSettings
+from runner.event_stream import LOG_BYTES_MAXIMUM
 from schema.client import Client
+from schema.definition import InputValue
 from schema.events import JobEvent, LogEvent, decode_line
 from schema.states import FINAL_JOB_STATES
 from schema.wire import Job, JobSubmit, PipelinePush, PipelineVersion
@@ -65,10 +68,12 @@ return {{
   inputs = {{
     blocks = {{ type = "integer", default = 0 }},
     ticks = {{ type = "integer", default = 0 }},
+    more = {{ type = "integer", default = 0 }},
   }},
   stages = {{
     {{ name = "make", script = function() sh("{MAKE_BLOCK}", 0, "off") end }}, -- and the container with it
     {{ name = "write", script = function(job) sh("{WRITE}", job.inputs.blocks, "info") end }},
+    {{ name = "more", script = function(job) sh("{WRITE}", job.inputs.more, "info") end }}, -- past the log's limit
     {{ name = "tick", script = function(job) sh("{TICK}", job.inputs.ticks, "info") end }},
   }},
 }}
@@ -82,10 +87,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int
     """A round: a job's log with a megabyte each, below its limit."""
     ticks: int
+    more_blocks: int
+    """Of the job that goes beyond its log's limit; 0: not measured, for it takes that long to get there."""
 
 
-FULL: Final = Plan(rounds=8, blocks=125, ticks=400)
-QUICK: Final = Plan(rounds=1, blocks=50, ticks=60)
+FULL: Final = Plan(rounds=8, blocks=125, ticks=400, more_blocks=1000)
+QUICK: Final = Plan(rounds=1, blocks=50, ticks=60, more_blocks=0)
+FILLING_BLOCKS: Final = LOG_BYTES_MAXIMUM // BLOCK_BYTES + 1
 
 
 def measure(*, quick: bool) -> Report:
@@ -97,7 +105,7 @@ def measured(plan: Plan, *, quick: bool) -> Report:
     """Measure as a plan says."""
     megabytes = plan.blocks * BLOCK_BYTES / 1e6
     with installation.running(CAPACITY) as ours:
-        through, raw, ticks = anyio.run(_measure, plan, ours, backend_options={"use_uvloop": True})
+        through, raw, past, ticks = anyio.run(_measure, plan, ours, backend_options={"use_uvloop": True})
         peaks = _peaks(ours.pid)
     return report(
         "logs",
@@ -105,6 +113,7 @@ def measured(plan: Plan, *, quick: bool) -> Report:
             "mb_per_s": statistics.median(through),
             "raw_exec_mb_per_s": statistics.median(raw),
             "ratio": statistics.median(mine / plain for mine, plain in zip(through, raw, strict=True)),
+            "past_limit_ratio": past,
             "tail_p50_ms": percentile(ticks, 50),
             "tail_p99_ms": percentile(ticks, 99),
             "peak_rss_mb": max(peaks.values()),
@@ -113,7 +122,7 @@ def measured(plan: Plan, *, quick: bool) -> Report:
         how=(
             f"one installation of {installation.REPLICAS} replicas, embedded Postgres and one runner; {plan.rounds} "
             f"rounds, each: one job whose command writes {megabytes:g} MB in lines of {len(LINE) + 1} bytes, and the "
-            f"same command by the engine's exec; then {plan.ticks} ticks followed"
+            f"same command by the engine's exec; then a job whose log gets full, and {plan.ticks} ticks followed"
         ),
         notes={
             "mb_per_s": (
@@ -122,13 +131,17 @@ def measured(plan: Plan, *, quick: bool) -> Report:
             ),
             "raw_exec_mb_per_s": "the same command's output, read by the runner's engine and thrown away",
             "ratio": "ours over raw: the median over the rounds",
+            "past_limit_ratio": (
+                f"a command of {plan.more_blocks * BLOCK_BYTES / 1e6:g} MB in a job whose log is full: its own MB/s "
+                "over raw"
+            ),
             "tail_p50_ms": "from the command's look at the clock to the line at a follower, one line each 50 ms",
             "peak_rss_mb": "the largest of: " + ", ".join(f"{name} {peak:.0f}" for name, peak in peaks.items()),
         },
     )
 
 
-async def _measure(plan: Plan, ours: Installation) -> tuple[list[float], list[float], list[float]]:
+async def _measure(plan: Plan, ours: Installation) -> tuple[list[float], list[float], float | None, list[float]]:
     through: list[float] = []
     raw: list[float] = []
     with tempfile.TemporaryDirectory(prefix="moonyard-bench-") as folder:
@@ -140,9 +153,13 @@ async def _measure(plan: Plan, ours: Installation) -> tuple[list[float], list[fl
                 log.info("round %d of %d", number, plan.rounds)
                 through.append(await _write(client, plan.blocks))
                 raw.append(await _read_raw(container, plan.blocks))
+            past = None
+            if plan.more_blocks:
+                log.info("beyond the limit")
+                past = await _write_past_limit(client, plan.more_blocks) / await _read_raw(container, plan.more_blocks)
             log.info("%d ticks", plan.ticks)
             ticks = await _follow(client, plan.ticks)
-    return through, raw, ticks
+    return through, raw, past, ticks
 
 
 async def _write(client: Client, blocks: int) -> float:
@@ -150,7 +167,28 @@ async def _write(client: Client, blocks: int) -> float:
 
     :raises RuntimeError: when the job did not succeed.
     """
-    job = await client.post("/v1/jobs", Job, JobSubmit(pipeline=NAME, inputs={"blocks": blocks}))
+    job = await run_job(client, NAME, {"blocks": blocks})
+    [started_at] = [stage.started_at for stage in job.stages or [] if stage.name == "write"]
+    seconds = (_moment(job.finished_at) - _moment(started_at)).total_seconds()
+    return blocks * BLOCK_BYTES / 1e6 / seconds
+
+
+async def _write_past_limit(client: Client, blocks: int) -> float:
+    """Run a job that fills its log and writes on; give the megabytes per second of what it writes then.
+
+    :raises RuntimeError: when the job did not succeed.
+    """
+    job = await run_job(client, NAME, {"blocks": FILLING_BLOCKS, "more": blocks})
+    [stage] = [stage for stage in job.stages or [] if stage.name == "more"]
+    return blocks * BLOCK_BYTES / 1e6 / (_moment(stage.finished_at) - _moment(stage.started_at)).total_seconds()
+
+
+async def run_job(client: Client, pipeline: str, inputs: Mapping[str, InputValue]) -> Job:
+    """Run a job to its end.
+
+    :raises RuntimeError: when it did not succeed.
+    """
+    job = await client.post("/v1/jobs", Job, JobSubmit(pipeline=pipeline, inputs=dict(inputs)))
     with anyio.fail_after(JOB_SECONDS_MAXIMUM):
         # Looked at now and then: following it would be work for the same machine.
         while job.state not in FINAL_JOB_STATES:
@@ -158,9 +196,7 @@ async def _write(client: Client, blocks: int) -> float:
             job = await client.get(f"/v1/jobs/{job.id}", Job)
     if job.state != "succeeded":
         raise RuntimeError(f"job {job.number} of the benchmark did not succeed: {job.error}")
-    [started_at] = [stage.started_at for stage in job.stages or [] if stage.name == "write"]
-    seconds = (_moment(job.finished_at) - _moment(started_at)).total_seconds()
-    return blocks * BLOCK_BYTES / 1e6 / seconds
+    return job
 
 
 async def _follow(client: Client, ticks: int) -> list[float]:

@@ -33,8 +33,18 @@ def list_artifacts(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) ->
         print_json(found)
         return
     print_table(
-        ["name", "bytes", "SHA-256", "kept (UTC)"],
-        [[kept.name, str(kept.size_bytes), kept.sha256, age(kept.created_at)] for kept in found],
+        ["name", "stage", "bytes", "SHA-256", "kept (UTC)", "until (UTC)"],
+        [
+            [
+                kept.name,
+                kept.stage or "",
+                str(kept.size_bytes),
+                kept.sha256,
+                age(kept.created_at),
+                age(kept.expires_at),
+            ]
+            for kept in found
+        ],
         f"job {job} kept no artifacts",
     )
 

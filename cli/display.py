@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from typing import Final, Protocol
 
 import click
+import msgspec
 
 from cli import errors
 from schema.events import AnyEvent, CommandEvent, JobEvent, LogEvent, StageEvent, decode_line
@@ -23,6 +25,8 @@ _STATE_MARKS: Final[dict[str, tuple[str, str]]] = {
 }
 _LEVEL_COLOURS: Final = {"debug": "bright_black", "info": None, "warn": "yellow", "error": "red"}
 _COMMAND_LENGTH: Final = 100
+_INSIDE: Final = "│ "
+"""Before a line of a group, once for each that it is in."""
 
 
 class Display(Protocol):
@@ -55,7 +59,7 @@ class JsonDisplay:
 class PeopleDisplay:
     """Prints events for people: stages as headings, commands with their result and time, log lines with their level.
 
-    While stages run at the same time, each line of a stage says whose it is.
+    While stages run at the same time, each line of a stage says whose it is. Lines of a group stand below its name.
     """
 
     def __init__(self, *, verbose: bool) -> None:
@@ -88,7 +92,12 @@ class PeopleDisplay:
         text = event.text.replace("\x1b", "␛")
         if event.service:
             text = f"{event.service}: {text}"
+        if event.fields:
+            text += "".join(f"  {name}={_field(value)}" for name, value in event.fields.items())
         begin = f"  {event.at[11:23]} {event.level:<5} {self._whose(event.stage)}"
+        if event.heading is True and event.group:
+            return f"{begin}{_INSIDE * (len(event.group) - 1)}{click.style(f'▾ {text}', bold=True)}"
+        begin += _indent(event.group)
         line = begin + text.replace("\n", f"\n{begin}")
         colour = _LEVEL_COLOURS[event.level]
         return click.style(line, fg=colour) if colour else line
@@ -97,7 +106,7 @@ class PeopleDisplay:
         command = shlex.join(event.argv).replace("\n", "\\n").replace("\x1b", "␛")
         if len(command) > _COMMAND_LENGTH:
             command = command[: _COMMAND_LENGTH - 1] + "…"
-        command = self._whose(event.stage) + click.style(command, bold=True)
+        command = self._whose(event.stage) + _indent(event.group) + click.style(command, bold=True)
         rest = click.style(f"{event.duration:.3f} s  in {event.container}", fg="bright_black")
         # The line comes when the command has ended, below its output: it tells a result.
         if event.code == 0:
@@ -129,6 +138,18 @@ class PeopleDisplay:
         if event.error is not None:
             lines += errors.lines_of(event.error, "  ")
         return "\n".join(lines)
+
+
+def _indent(group: list[str] | msgspec.UnsetType) -> str:
+    return _INSIDE * len(group) if group else ""
+
+
+def _field(value: str | float) -> str:
+    """Write a field's value so that it is seen where it ends."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    text = str(value).replace("\x1b", "␛")
+    return text if text and not any(c.isspace() or c in "\"'=" for c in text) else json.dumps(text, ensure_ascii=False)
 
 
 def _final(event: AnyEvent) -> JobEvent | None:

@@ -16,6 +16,8 @@ def lines_of(error: ErrorInfo, indent: str = "") -> list[str]:
         where = f"{link.where}: " if link.where else ""
         # What an error only repeats of its cause is told once, below.
         message = link.message if link.cause is None else link.message.removesuffix(f": {link.cause.message}")
+        # What an error quotes may be a command's own words: escape sequences are not to reach the reader's terminal.
+        message = message.replace("\x1b", "␛")
         written.append(f"{indent}{label}[{link.code}] {where}{message}")
         written += [f"{indent}    at {frame}" for frame in (link.trace or [])[:12]]
     hints = list(dict.fromkeys(link.hint for link in chain(error) if link.hint))

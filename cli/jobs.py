@@ -19,13 +19,14 @@ from cli.run import parse_inputs
 from cli.tables import age, print_json, print_table
 from schema.client import Client, OrchestratorUnreachable, Stream
 from schema.errors import MoonyardError
-from schema.wire import Job, JobList, JobsCancel, JobsCancelled, JobsSubmit, JobsSubmitted, JobSubmit
+from schema.wire import Job, JobList, JobsCancel, JobsCancelled, JobsSubmit, JobsSubmitted, JobSubmit, JobTests
 
 log = logging.getLogger(__name__)
 
 PAUSE_SECONDS_FIRST = 0.2
 PAUSE_SECONDS_MAXIMUM = 5.0
 BATCH_SECONDS = 300.0
+VALUE_LENGTH = 200
 FOLLOW_TRIES = 20
 """How often in a row a broken follow is taken up again before it is given up: about a minute and a half."""
 
@@ -199,7 +200,7 @@ def jobs(state: str | None, pipeline: str | None, limit: int, *, as_json: bool, 
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("orchestrator")
 def job(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
-    """Show the job with the number or id JOB: its state, stages and error."""
+    """Show the job with the number or id JOB: its state, stages, outputs, tests and error."""
     path = connection.job_path(job)
     found = connection.ask(orchestrator, lambda client: client.get(path, Job))
     if as_json:
@@ -219,6 +220,7 @@ def job(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
         else f"until {found.containers_kept_until}: `moonyard shell`",
         "files kept": None if found.workspace_kept_until is None else f"until {found.workspace_kept_until}",
         "attempt": str(found.attempt),
+        "trigger": _trigger(found),
         "runner": found.runner,
         "created": found.created_at,
         "started": found.started_at,
@@ -230,9 +232,38 @@ def job(job: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
     for stage in found.stages or []:
         where = f"  in {stage.container}" if stage.container else ""
         click.echo(f"  stage {stage.name}  {stage.state}{where}")
+    for output in found.outputs or []:
+        value = output.value if isinstance(output.value, str) else msgspec.json.encode(output.value).decode()
+        click.echo(f"  output {output.name}  {_one_line(value)}  (stage {output.stage})")
+    if found.tests is not None:
+        _show_tests(found.tests)
     if found.error is not None:
         for line in errors.lines_of(found.error, "  "):
             click.echo(line)
+
+
+def _trigger(found: Job) -> str | None:
+    if found.trigger is None:
+        return None
+    return found.trigger.kind if found.trigger.by is None else f"{found.trigger.kind} ({found.trigger.by})"
+
+
+def _show_tests(tests: JobTests) -> None:
+    counts = {"passed": tests.passed, "failed": tests.failed, "errors": tests.errors, "skipped": tests.skipped}
+    told = ", ".join(f"{count} {word}" for word, count in counts.items() if count or word == "passed")
+    click.echo(f"  tests {told}  in {tests.duration:.1f} s")
+    for test in tests.worst:
+        click.echo(f"    {test.state} {test.suite + ': ' if test.suite else ''}{test.name}")
+        if test.message:
+            click.echo(f"      {_one_line(test.message)}")
+    left = tests.failed + tests.errors - len(tests.worst)
+    if left > 0:
+        click.echo(f"    and {left} more: inspect.tests in psql has all")
+
+
+def _one_line(text: str) -> str:
+    shown = " ".join(text.replace("\x1b", "␛").split())
+    return shown if len(shown) <= VALUE_LENGTH else f"{shown[: VALUE_LENGTH - 1]}…"
 
 
 @click.command(short_help="Show the log and events of a job, also live.")

@@ -23,9 +23,14 @@ EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
 COMMANDS: Final = {
+    "init": "cli.init:init",
     "run": "cli.run:run",
+    "check": "cli.check:check",
+    "test": "cli.test:test",
+    "stubs": "cli.init:stubs",
     "up": "cli.up:up",
     "pipeline": "cli.pipeline:pipeline",
+    "plugin": "cli.plugin:plugin",
     "submit": "cli.jobs:submit",
     "jobs": "cli.jobs:jobs",
     "job": "cli.jobs:job",
@@ -39,6 +44,9 @@ COMMANDS: Final = {
     "schedule": "cli.schedule:schedule",
     "artifact": "cli.artifact:artifact",
     "cache": "cli.cache:cache",
+    "http-limit": "cli.http_limit:http_limit",
+    "secret": "cli.secret:secret",
+    "grant": "cli.grant:grant",
     "runner": "cli.runner:runner",
     "doctor": "cli.doctor:doctor",
     "orchestrator": "cli.orchestrator:orchestrator",
@@ -77,7 +85,8 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="First steps: `moonyard run FILE` runs a pipeline here and now; `moonyard up` starts everything here.",
+    epilog="First steps: `moonyard init` makes a project, `moonyard run FILE` runs a pipeline here and now, "
+    "`moonyard up` starts everything here.",
 )
 @click.version_option(package_name="moonyard", message="moonyard %(version)s")
 def moonyard() -> None:

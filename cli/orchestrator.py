@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import anyio
 import click
 
-from cli import collection, service_log, settings
+from cli import collection, secret_keys, service_log, settings
 from cli.service_log import LogFormat
 from schema import tracing
 from schema.errors import MoonyardError, single_error
@@ -22,8 +25,15 @@ from schema.tracing import Tracer
 @settings.setting("cache_size")
 @settings.setting("cache_pipeline_budget")
 @settings.setting("cache_days")
+@settings.setting("artifact_store")
+@settings.setting("artifact_endpoint")
+@settings.setting("artifact_region")
+@settings.setting("plugin_folder")
 @settings.setting("shell_idle_seconds")
 @settings.setting("shell_seconds")
+@settings.setting("secret_key_file")
+@settings.setting("secret_key_command")
+@settings.setting("grant_versions")
 @settings.setting("log_format")
 def orchestrator(
     *,
@@ -36,8 +46,15 @@ def orchestrator(
     cache_size: int,
     cache_pipeline_budget: int,
     cache_days: float,
+    plugin_folder: Path | None,
+    artifact_store: str | None,
+    artifact_endpoint: str | None,
+    artifact_region: str | None,
     shell_idle_seconds: float,
     shell_seconds: float,
+    secret_key_file: Path | None,
+    secret_key_command: str | None,
+    grant_versions: Literal["confirm", "follow"],
     log_format: LogFormat,
 ) -> None:
     """Run an orchestrator: a stateless replica before a Postgres. Any number may run; SIGTERM drains one.
@@ -69,8 +86,14 @@ def orchestrator(
         cache_size=cache_size,
         cache_pipeline_budget=cache_pipeline_budget,
         cache_days=cache_days,
+        plugin_folder=plugin_folder,
+        artifact_store=artifact_store,
+        artifact_endpoint=artifact_endpoint,
+        artifact_region=artifact_region,
         shell_idle_seconds=shell_idle_seconds,
         shell_seconds=shell_seconds,
+        secret_keys=secret_keys.load(secret_key_file, secret_key_command),
+        grant_versions=grant_versions,
     )
 
     def started(address: str) -> None:

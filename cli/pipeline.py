@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+import anyio
 import click
 import msgspec
 
@@ -11,7 +13,8 @@ from cli import connection, settings
 from cli.run import read_pipeline
 from cli.tables import age, print_json, print_table
 from schema.client import Client
-from schema.definition import PipelineDefinition
+from schema.definition import PipelineDefinition, PipelineInvalid
+from schema.secrets import GrantList
 from schema.wire import PipelineList, PipelinePush, PipelineVersion
 
 
@@ -27,9 +30,11 @@ def pipeline() -> None:
 def push(files: tuple[Path, ...], *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
     """Push pipeline FILES: each is checked, and what is wrong with it is told with file and line.
 
-    A version is known by the SHA-256 of its source: pushing the same file twice changes nothing.
+    A version is known by the SHA-256 of its source, and of the plugins that it is locked with: pushing the same file
+    twice changes nothing. Plugins of which the file says where they are (a folder, a commit of a git repository) are
+    read here and sent along.
     """
-    sources = [PipelinePush(filename=file.name, source=read_pipeline(file)) for file in files]
+    sources = [anyio.run(_message, file) for file in files]
 
     async def send(client: Client) -> None:
         for message in sources:
@@ -38,9 +43,30 @@ def push(files: tuple[Path, ...], *, as_json: bool, orchestrator: tuple[str, ...
                 print_json([version])
             else:
                 what = "unchanged" if version.unchanged else "pushed"
-                click.echo(f"{what} {version.name}  version {version.version[:12]}")
+                plugins = "".join(f"  {plugin.name} {plugin.version}" for plugin in version.plugins)
+                click.echo(f"{what} {version.name}  version {version.version[:12]}{plugins}")
+                await _tell_waiting(client, version.name)
 
     connection.ask(orchestrator, send)
+
+
+async def _message(file: Path) -> PipelinePush:
+    """Read a pipeline file, and the plugins of which it says where they are.
+
+    :raises MoonyardError: when it, or one of them, cannot be read.
+    """
+    source = read_pipeline(file)
+    sent: dict[str, dict[str, str]] = {}
+    if "plugins" in source:  # else it names none, and no sandbox need be started
+        from plugins.sources import LocalSources
+        from sandbox.parent import WarmParent
+
+        local = LocalSources(file.parent)
+        with contextlib.suppress(PipelineInvalid):  # what is wrong with it, the orchestrator tells
+            async with WarmParent.start() as parent, parent.fork() as sandbox:
+                draft = await sandbox.draft(file.name, source)
+            sent = {named.name: dict((await local.load(named)).files) for named in draft.references if named.has_source}
+    return PipelinePush(filename=file.name, source=source, plugins=sent)
 
 
 @pipeline.command("list")
@@ -85,11 +111,27 @@ def show(name: str, *, source: bool, as_json: bool, orchestrator: tuple[str, ...
     for input_name, declared in definition.inputs.items():
         default = "required" if declared.required else f"default {declared.default!r}"
         click.echo(f"  {input_name}  {declared.type}, {default}  {declared.description or ''}".rstrip())
+    if version.plugins:
+        click.echo("\nplugins:")
+    for plugin in version.plugins:
+        click.echo(f"  {plugin.name} {plugin.version}  {plugin.sha256[:12]}  {plugin.origin}")
     click.echo("\nstages:")
     for stage in definition.stages:
         needs = "" if stage.needs is None else f"  needs {', '.join(stage.needs) or 'no other'}"
         when = "" if stage.when == "on_success" else f"  when {stage.when.replace('_', ' ')}"
         click.echo(f"  {stage.name}  in {stage.container or 'the default container'}{needs}{when}")
+
+
+async def _tell_waiting(client: Client, pipeline: str) -> None:
+    """Say which secrets the pushed version gets only once somebody confirms it."""
+    grants = (await client.get("/v1/grants", GrantList, query={"pipeline": pipeline})).grants
+    waiting = sorted({held.secret for held in grants if pipeline in held.waits_for})
+    if waiting:
+        click.echo(
+            f"hint: this version does not have the pipeline's secrets yet ({', '.join(waiting)}): "
+            f"moonyard grant confirm {pipeline}",
+            err=True,
+        )
 
 
 def _stages(definition: PipelineDefinition) -> list[str]:

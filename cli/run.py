@@ -15,9 +15,10 @@ import anyio.abc
 import click
 
 from cli import engine as engine_options
-from cli import settings
+from cli import given_secrets, redact, settings
 from cli import web as web_options
 from cli.display import Display, display
+from cli.duration import Duration
 from cli.engine import EngineOptions
 from cli.main import EXIT_ERROR, EXIT_JOB_FAILED
 from cli.web import WebOptions
@@ -35,22 +36,47 @@ ARTIFACT_FOLDER: Final = Path(".moonyard") / "artifacts"
 @click.option(
     "--input", "inputs", multiple=True, metavar="NAME=VALUE", help="An input of the pipeline; may be repeated."
 )
+@click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME[=@FILE]",
+    help="A secret that the pipeline may have: from the environment variable of that name, or from a file that only "
+    "you can read; may be repeated.",
+)
+@click.option(
+    "--secrets-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A file of secrets, NAME=VALUE a line, that only you can read.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of text.")
 @click.option("-v", "--verbose", is_flag=True, help="Show debug lines too.")
+@click.option(
+    "--keep-on-failure",
+    type=Duration(),
+    metavar="DURATION",
+    help="Keep its containers and workspace for so long if it fails, or until Ctrl-C.",
+)
 @engine_options.options
 @web_options.options
 @settings.setting("state_folder")
 @settings.setting("cache_budget")
+@settings.setting("plugin_folder")
 def run(
     file: Path,
     inputs: tuple[str, ...],
+    secrets: tuple[str, ...],
     *,
+    secrets_file: Path | None,
     as_json: bool,
     verbose: bool,
+    keep_on_failure: float | None,
     engine: EngineOptions,
     web: WebOptions,
     state_folder: Path,
     cache_budget: int,
+    plugin_folder: Path | None,
 ) -> int:
     """Run the pipeline FILE here and now: the sandbox and containers of a real runner, no server and no database.
 
@@ -62,22 +88,27 @@ def run(
     Examples:
       moonyard run examples/hello.lua
       moonyard run build.lua --input ref=main --json
+      moonyard run build.lua --keep-on-failure 30m
+      moonyard run deploy.lua --secret DEPLOY_TOKEN
     """
     if not verbose:
         logging.getLogger().setLevel(logging.WARNING)
     shown = display(as_json=as_json, verbose=verbose)
     try:
+        from plugins import sources
         from runner import local
 
         source = read_pipeline(file)
         given: dict[str, object] = dict(parse_inputs(inputs))
-        stop, kill = anyio.Event(), anyio.Event()
+        given_to_it = given_secrets.read(secrets, secrets_file)
+        redacted = redact.chosen()
+        stop, kill, keeping = anyio.Event(), anyio.Event(), anyio.Event()
 
         async def go() -> JobEvent:
             final: JobEvent | None = None
             with single_error():
                 async with anyio.create_task_group() as tasks:
-                    await tasks.start(_stop_on_signal, stop, kill)
+                    await tasks.start(_stop_on_signal, stop, kill, keeping)
                     final = await local.run(
                         filename=os.fsencode(file.name).decode(errors="backslashreplace"),
                         source=source,
@@ -88,7 +119,12 @@ def run(
                         stop=stop,
                         kill=kill,
                         cache_budget=cache_budget,
+                        catalogue=sources.here(plugin_folder, file.parent),
+                        keep_on_failure=keep_on_failure,
+                        kept=keeping.set,
                         web_settings=web.settings(),
+                        redact_settings=redacted,
+                        secrets=given_to_it,
                     )
                     tasks.cancel_scope.cancel()
             assert final is not None, "a run that raised nothing has a final event"
@@ -113,15 +149,19 @@ def run(
     return 0 if final.state == "succeeded" else EXIT_JOB_FAILED
 
 
-async def _stop_on_signal(stop: anyio.Event, kill: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:
+async def _stop_on_signal(
+    stop: anyio.Event, kill: anyio.Event, kept: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]
+) -> None:
     # A closed terminal ends a run as Ctrl-C does, but for one that was told to outlive it (`nohup`).
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, *hangup) as signals:
         task_status.started()
         async for number in signals:
             with suppress(OSError):  # whoever read our stderr may have gone first
-                if kill.is_set():
+                if kill.is_set() or (kept.is_set() and stop.is_set()):
                     click.echo("cleaning up; a moment longer ...", err=True)
+                elif kept.is_set():
+                    click.echo(f"{number.name}: removing what was kept ...", err=True)
                 elif stop.is_set():
                     click.echo(f"{number.name}: ending it at once and removing its containers ...", err=True)
                 else:
@@ -186,11 +226,20 @@ def read_pipeline(file: Path) -> str:
             code="file_unreadable",
             hint="A pipeline is one file of Lua." if file.is_dir() else None,
         ) from error
+    return decode_pipeline(data, str(file))
+
+
+def decode_pipeline(data: bytes, file: str) -> str:
+    """Take what a pipeline file holds.
+
+    :raises MoonyardError: when it is too large, or no text.
+    """
+    name = Path(file).name
     if len(data) > SOURCE_BYTES_MAXIMUM:
         raise MoonyardError(
             f"pipeline file `{file}` is larger than {SOURCE_BYTES_MAXIMUM // 1024} KiB, which no pipeline is",
             code="pipeline_too_large",
-            where=file.name,
+            where=name,
         )
     try:
         return data.decode("utf-8")
@@ -199,7 +248,7 @@ def read_pipeline(file: Path) -> str:
         raise MoonyardError(
             f"pipeline file `{file}` is not UTF-8 text (byte {error.start}): is it Lua source?",
             code="pipeline_invalid",
-            where=f"{file.name}:{line}",
+            where=f"{name}:{line}",
         ) from error
 
 

@@ -14,7 +14,7 @@ import anyio.abc
 import click
 import msgspec
 
-from cli import collection, connection, service_log, settings
+from cli import collection, connection, redact, service_log, settings
 from cli import engine as engine_options
 from cli import web as web_options
 from cli.engine import EngineOptions
@@ -127,6 +127,7 @@ def start(
         drain_seconds=drain_seconds,
         shells=shells,
         web=web.settings(),
+        redact=redact.chosen(),
         keep=KeepSettings(seconds_maximum=keep_on_failure_seconds, count=keep_on_failure_count),
     )
 

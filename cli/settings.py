@@ -23,7 +23,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 FILE_NAME: Final = "moonyard.toml"
 IMAGE_MAP_FILE: Final = Path(".moonyard") / "images.toml"
-FILE_ONLY: Final = {"allow", "image_map", "token"}
+FILE_ONLY: Final = {"allow", "image_map", "redact", "token"}
 """What the settings file has and no flag: tables, and what others are not to read."""
 DEFAULT_ADDRESS: Final = "http://127.0.0.1:8400"
 
@@ -194,6 +194,16 @@ SETTINGS: Final[dict[str, Setting]] = {
         default=14.0,
         show_default=True,
     ),
+    "artifact_store": Setting(
+        "An S3-compatible store for the contents of artifacts, caches and kept workspaces: s3://BUCKET or "
+        "s3://BUCKET/PREFIX; by default Postgres."
+    ),
+    "artifact_endpoint": Setting("Where that store is, unless it is Amazon's: https://HOST."),
+    "artifact_region": Setting("That store's region; by default us-east-1."),
+    "plugin_folder": Setting(
+        "A folder with plugins beside those that ship: a folder for each.",
+        type=click.Path(path_type=Path, file_okay=False, resolve_path=True),
+    ),
     "container_memory": Setting(
         "The memory of a container whose pipeline does not say; by default the machine's, less a tenth.",
         type=Size(8 * 1024 * 1024),
@@ -257,6 +267,18 @@ SETTINGS: Final[dict[str, Setting]] = {
         "Of how many failed jobs a runner keeps the containers at once.",
         type=click.IntRange(1, 1000),
         default=4,
+        show_default=True,
+    ),
+    "secret_key_file": Setting(
+        "A file with the master keys of secrets, the one in use first, that nobody but its owner may read.",
+        type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
+    ),
+    "secret_key_command": Setting("A command that prints the master keys of secrets: that of a vault, say."),
+    "grant_versions": Setting(
+        "Whether a version that is pushed later has the secrets that its pipeline was granted: once somebody confirms "
+        "it, or at once (follow).",
+        type=click.Choice(["confirm", "follow"]),
+        default="confirm",
         show_default=True,
     ),
     "shell_idle_seconds": Setting(
@@ -348,9 +370,17 @@ def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read, whole or not at all."""
     nascent = path.with_name(f".{path.name}.new")
     nascent.unlink(missing_ok=True)
-    with os.fdopen(os.open(nascent, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
+    create_private(nascent, text)
     nascent.rename(path)
+
+
+def create_private(path: Path, text: str) -> None:
+    """Make a file that only its owner can read.
+
+    :raises FileExistsError: when something is there.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def image_map() -> dict[str, str]:

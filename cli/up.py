@@ -47,9 +47,19 @@ RESTARTS_WINDOW_SECONDS: Final = 60.0
 @settings.setting("port")
 @settings.setting("replicas")
 @settings.setting("capacity")
+@settings.setting("secret_key_file")
+@settings.setting("secret_key_command")
 @settings.setting("log_format")
 def up(
-    *, database_url: str | None, state_folder: Path, port: int, replicas: int, capacity: int, log_format: LogFormat
+    *,
+    database_url: str | None,
+    state_folder: Path,
+    port: int,
+    replicas: int,
+    capacity: int,
+    secret_key_file: Path | None,
+    secret_key_command: str | None,
+    log_format: LogFormat,
 ) -> None:
     """Start everything on this machine, and stop it with Ctrl-C.
 
@@ -64,11 +74,12 @@ def up(
     with ExitStack() as stack:
         stack.enter_context(_only_one(state_folder))
         _check_ports(range(port, port + replicas))
+        keys = _secret_keys(state_folder, secret_key_file, secret_key_command)
         if database_url is None:
             _say("postgres", "starting the embedded one ...")
             database_url = stack.enter_context(embedded.postgres(state_folder / "postgres"))
         _migrate(database_url)
-        installation = Installation(database_url, state_folder, port, replicas, capacity, log_format)
+        installation = Installation(database_url, state_folder, port, replicas, capacity, log_format, keys)
 
         async def go() -> None:
             with single_error():
@@ -113,6 +124,25 @@ def _check_ports(ports: range) -> None:
             ) from error
 
 
+def _secret_keys(state_folder: Path, file: Path | None, command: str | None) -> dict[str, str]:
+    """Give the variables by which orchestrators, and nothing else here, find the master keys of secrets.
+
+    Where none are named, they are in a file beside the data, which is made when it is not there.
+    """
+    named = {"MOONYARD_SECRET_KEYS": os.environ.pop("MOONYARD_SECRET_KEYS", "").strip() or None}
+    named |= {"MOONYARD_SECRET_KEY_FILE": None if file is None else str(file), "MOONYARD_SECRET_KEY_COMMAND": command}
+    given = {variable: value for variable, value in named.items() if value is not None}
+    if given:
+        return given
+    path = state_folder / "secret.keys"
+    if not path.exists():
+        from orchestrator import master_keys
+
+        settings.write_private(path, master_keys.file_text(master_keys.generate()))
+        _say("up", f"made a master key for secrets: keep a copy of {path}")
+    return {"MOONYARD_SECRET_KEY_FILE": str(path)}
+
+
 def _migrate(database_url: str) -> None:
     from schema import database
 
@@ -130,8 +160,10 @@ class Installation:
         replicas: int,
         capacity: int,
         log_format: LogFormat,
+        keys: dict[str, str],
     ) -> None:
         self._database_url = database_url
+        self._keys = keys
         self._state_folder = state_folder
         self._runner_folder = state_folder / "runner"
         self._addresses = [f"http://127.0.0.1:{port + offset}" for offset in range(replicas)]
@@ -172,7 +204,7 @@ class Installation:
                 f"orchestrator:{port}",
                 [*_moonyard(), "orchestrator", "--host", "127.0.0.1", "--port", str(port)],
                 # The URL may hold a password, and an argument can be read by everybody.
-                self._environment | {"MOONYARD_DATABASE_URL": self._database_url},
+                self._environment | {"MOONYARD_DATABASE_URL": self._database_url} | self._keys,
                 stop_seconds=STOP_SECONDS,
             )
             for port in self._ports

@@ -13,12 +13,12 @@ from litestar.openapi.spec import Components, SecurityScheme
 
 from orchestrator import access, form, problems
 from orchestrator.parts import STATE_NAME, Parts
-from orchestrator.routes import caches, metrics, queue, runners, schedules, shells, users
+from orchestrator.routes import caches, http_limits, metrics, plugins, queue, runners, schedules, secrets, shells, users
 
 BODY_BYTES_MAXIMUM: Final = 1024 * 1024
 """Of the routes that do not say otherwise."""
 
-ROUTES: Final = (users, queue, schedules, runners, shells, caches, metrics)
+ROUTES: Final = (users, queue, schedules, runners, shells, caches, secrets, metrics, plugins, http_limits)
 
 
 def create(parts: Parts) -> Litestar:

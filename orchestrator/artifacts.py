@@ -1,33 +1,30 @@
-"""Keeps what jobs keep: contents by SHA-256, each once, and the names that jobs gave them.
+"""What jobs keep: names for contents (``orchestrator.blobs``), and who may read them.
 
-A content is uploaded in chunks, each in a short transaction of its own: one long one would hold back the cleaning of
-the queue's table for as long as the slowest upload. Until its hash was compared it has none in the database and cannot
-be found; if it does not come whole, it is removed, and what a dead replica left of one is swept later.
+A job reads its own artifacts and those of its pipeline's other jobs. Those of another pipeline it reads where that
+one's newest version names the job's pipeline in `artifact_readers`, and not otherwise; to all others it says the same
+as for what does not exist.
 """
 
 from __future__ import annotations
 
-import hashlib
+import math
 import re
-from collections.abc import AsyncIterator
 from typing import Final
 from uuid import UUID
 
-import anyio
-import asyncpg
+import msgspec
 
-from orchestrator import events
+from orchestrator import events, jobs
 from orchestrator.database import Database, Row
-from orchestrator.problems import Conflict, NotFound, RequestInvalid, TooLarge
+from orchestrator.problems import Conflict, NotFound, RequestInvalid
 from orchestrator.sql import artifacts as sql
+from orchestrator.sql import blobs as blobs_sql
+from orchestrator.tokens import moment
 from schema import times
-from schema.ids import uuid7
-from schema.wire import Artifact, ArtifactSave
+from schema.wire import Artifact, ArtifactSave, ArtifactsFind, ArtifactsFound
 
-CHUNK_BYTES: Final = 1024 * 1024
-BLOB_BYTES_MAXIMUM: Final = 16 * 1024**3
 NAME_LENGTH_MAXIMUM: Final = 255
-CLEANUP_SECONDS: Final = 10.0
+RETENTION_SECONDS_MAXIMUM: Final = 10 * 366 * 86400.0
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _CONTENT_TYPE: Final = re.compile(r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:; ?[\w-]+=[\w.+-]+)*", re.ASCII)
 
@@ -40,38 +37,6 @@ def check_sha256(text: str) -> str:
     if not _SHA256.fullmatch(text):
         raise NotFound(f"`{text[:80]}` is no SHA-256 in 64 lower-case hex digits", code="blob_unknown")
     return text
-
-
-async def upload(database: Database, sha256: str, body: AsyncIterator[bytes]) -> None:
-    """Store a content, unless it is there already.
-
-    :raises RequestInvalid: when what came has another hash; nothing of it stays.
-    """
-    if await database.value(sql.BLOB_EXISTS, sha256) is not None:
-        async for _ in body:  # its sender waits for the answer only after it has sent all
-            pass
-        return
-    blob = uuid7()
-    await database.rows(sql.BLOB_BEGIN, blob)
-    is_stored = False
-    try:
-        digest = hashlib.sha256()
-        size = 0
-        async for position, chunk in _chunks(body):
-            digest.update(chunk)
-            size += len(chunk)
-            if size > BLOB_BYTES_MAXIMUM:
-                raise TooLarge(f"an artifact has at most {BLOB_BYTES_MAXIMUM // 1024**3} GiB")
-            await database.rows(sql.BLOB_CHUNK, blob, position, chunk)
-        if digest.hexdigest() != sha256:
-            raise RequestInvalid(
-                f"the content has SHA-256 {digest.hexdigest()}, and was sent as {sha256}", code="blob_damaged"
-            )
-        is_stored = await _finish(database, blob, sha256, size)
-    finally:
-        if not is_stored:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(CLEANUP_SECONDS):
-                await database.rows(sql.BLOB_DISCARD, blob)
 
 
 async def save(database: Database, runner: UUID, job: UUID, attempt: int, message: ArtifactSave) -> Artifact:
@@ -87,10 +52,14 @@ async def save(database: Database, runner: UUID, job: UUID, attempt: int, messag
         )
     if not _CONTENT_TYPE.fullmatch(message.content_type) or len(message.content_type) > NAME_LENGTH_MAXIMUM:
         raise RequestInvalid(f"`content_type` is {message.content_type[:60]!r}, which is no media type")
+    if message.retention is not None and not (
+        math.isfinite(message.retention) and 0 < message.retention <= RETENTION_SECONDS_MAXIMUM
+    ):
+        raise RequestInvalid(f"`retention` is {message.retention}: expected seconds, more than 0, at most ten years")
     async with database.transaction() as connection:
         if await connection.fetchrow(sql.ATTEMPT_HOLD, job, attempt, runner) is None:
             raise events.gone(job, attempt)
-        blob = await connection.fetchrow(sql.BLOB_GET, message.sha256)
+        blob = await connection.fetchrow(blobs_sql.BLOB_GET, message.sha256)
         if blob is None:
             raise NotFound(
                 f"no content with SHA-256 {message.sha256[:80]!r} was uploaded",
@@ -99,7 +68,10 @@ async def save(database: Database, runner: UUID, job: UUID, attempt: int, messag
             )
         if blob["size_bytes"] != message.size_bytes:
             raise RequestInvalid(f"`size_bytes` is {message.size_bytes}, and the content has {blob['size_bytes']}")
-        row = await connection.fetchrow(sql.ARTIFACT_SAVE, job, name, attempt, blob["id"], message.content_type)
+        stage = None if message.stage is None else message.stage[:NAME_LENGTH_MAXIMUM].replace("\0", "")
+        row = await connection.fetchrow(
+            sql.ARTIFACT_SAVE, job, name, attempt, blob["id"], message.content_type, stage, message.retention
+        )
         if row is None:
             raise Conflict(
                 f"the job has an artifact `{name}` already",
@@ -113,6 +85,8 @@ async def save(database: Database, runner: UUID, job: UUID, attempt: int, messag
         size_bytes=message.size_bytes,
         content_type=message.content_type,
         created_at=times.rfc3339(row["created_at"]),
+        stage=stage,
+        expires_at=moment(row["expires_at"]),
     )
 
 
@@ -125,6 +99,8 @@ async def listed(database: Database, job: UUID) -> list[Artifact]:
             size_bytes=row["size_bytes"],
             content_type=row["content_type"],
             created_at=times.rfc3339(row["created_at"]),
+            stage=row["stage"],
+            expires_at=moment(row["expires_at"]),
         )
         for row in await database.rows(sql.ARTIFACTS_LIST, job)
     ]
@@ -146,35 +122,65 @@ async def find(database: Database, job: UUID, name: str) -> Row:
     )
 
 
-async def content(database: Database, blob: UUID, size: int) -> AsyncIterator[bytes]:
-    """Give a content, chunk by chunk."""
-    position = 0
-    while size > 0:
-        chunk: bytes = await database.value(sql.BLOB_CHUNK_GET, blob, position)
-        size -= len(chunk)
-        position += 1
-        yield chunk
+async def found(database: Database, runner: UUID, job: UUID, attempt: int, message: ArtifactsFind) -> ArtifactsFound:
+    """Find artifacts that a job may read.
+
+    :raises Conflict: when the attempt is not the runner's.
+    :raises NotFound: when there are none, or they are not for this job.
+    """
+    source = await _source(database, await _reader(database, runner, job, attempt), message)
+    artifacts = await listed(database, source["id"])
+    if message.name is not None:
+        await find(database, source["id"], message.name)
+        artifacts = [artifact for artifact in artifacts if artifact.name == message.name]
+    return ArtifactsFound(
+        job=str(source["id"]), number=source["number"], pipeline=source["pipeline"], artifacts=artifacts
+    )
 
 
-async def _finish(database: Database, blob: UUID, sha256: str, size: int) -> bool:
-    try:
-        return await database.row(sql.BLOB_FINISH, blob, sha256, size) is not None
-    except asyncpg.UniqueViolationError:
-        return False  # somebody else's copy of the same content came first: it serves as well
+async def readable(database: Database, runner: UUID, job: UUID, attempt: int, source: UUID, name: str) -> Row:
+    """Find an artifact's content that a job may read.
+
+    :raises Conflict: when the attempt is not the runner's.
+    :raises NotFound: when there is none, or it is not for this job.
+    """
+    reader = await _reader(database, runner, job, attempt)
+    await _source(database, reader, ArtifactsFind(job=str(source)))
+    return await find(database, source, name)
 
 
-async def _chunks(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
-    """Cut a body into chunks of one size, whatever pieces it comes in."""
-    position = 0
-    gathered = bytearray()
-    async for piece in body:
-        gathered += piece
-        while len(gathered) >= CHUNK_BYTES:
-            yield position, bytes(gathered[:CHUNK_BYTES])
-            del gathered[:CHUNK_BYTES]
-            position += 1
-    if gathered:
-        yield position, bytes(gathered)
+async def _reader(database: Database, runner: UUID, job: UUID, attempt: int) -> Row:
+    row = await database.row(sql.READER, job, attempt, runner)
+    if row is None:
+        raise events.gone(job, attempt)
+    return row
+
+
+async def _source(database: Database, reader: Row, message: ArtifactsFind) -> Row:
+    if message.pipeline is not None and message.job is not None:
+        raise RequestInvalid("`job` and `pipeline` both say whose artifacts are wanted: give one of them")
+    if message.pipeline is not None:
+        row = await database.row(sql.SOURCE_OF_PIPELINE, message.pipeline.replace("\0", ""))
+        what = f"pipeline `{message.pipeline[:100]}` has no job that succeeded"
+    elif message.job is not None:
+        row = await database.row(sql.SOURCE_OF_JOB, await jobs.resolve(database, message.job))
+        what = f"there is no job `{message.job[:60]}`"
+    else:
+        return reader
+    if row is None or not _may_read(reader, row):
+        raise NotFound(
+            f"{what}, or pipeline `{reader['pipeline']}` may not read its artifacts",
+            code="artifact_unknown",
+            hint="The other pipeline says who may: `artifact_readers = { ... }`, in its newest version.",
+        )
+    return row
+
+
+def _may_read(reader: Row, source: Row) -> bool:
+    if source["pipeline_id"] == reader["pipeline_id"]:
+        return True
+    readers = source["readers"]
+    return readers is not None and reader["pipeline"] in msgspec.json.decode(readers, type=list[str])
 
 
 def _is_relative(name: str) -> bool:

@@ -21,6 +21,7 @@ from orchestrator.database import Database, Row
 from orchestrator.parts import Parts
 from orchestrator.problems import Forbidden, NotFound, RequestInvalid, TooLarge
 from orchestrator.sql import artifacts as artifacts_sql
+from orchestrator.sql import blobs as blobs_sql
 from orchestrator.sql import caches as sql
 from schema import caches, times
 from schema.caches import Declared
@@ -121,7 +122,7 @@ async def save(here: Parts, runner: UUID, job: UUID, attempt: int, message: Cach
     async with here.database.transaction() as connection:
         if await connection.fetchrow(artifacts_sql.ATTEMPT_HOLD, job, attempt, runner) is None:
             raise events.gone(job, attempt)
-        blob = await connection.fetchrow(artifacts_sql.BLOB_GET, artifacts.check_sha256(message.sha256))
+        blob = await connection.fetchrow(blobs_sql.BLOB_GET, artifacts.check_sha256(message.sha256))
         if blob is None:
             raise NotFound(f"no content with SHA-256 {message.sha256} was uploaded", code="blob_unknown")
         size, maximum = blob["size_bytes"], _size_maximum(here)

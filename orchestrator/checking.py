@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 
-import plugins
 from orchestrator.problems import RequestInvalid
+from plugins import Plugin
+from plugins.resolution import Catalogue
+from sandbox import loading
+from sandbox.loading import LoadedPipeline
 from sandbox.parent import WarmParent
-from schema.definition import PipelineDefinition
+from schema.plugins import PluginDescription
 
 CHECK_SECONDS: Final = 30.0
 CHECKS_MAXIMUM: Final = 4
 """How many files are checked at once: each takes a process, and a processor if it loops."""
+
+Result = TypeVar("Result")
 
 
 class Checker:
@@ -31,17 +36,30 @@ class Checker:
         async with WarmParent.start() as parent:
             yield Checker(parent)
 
-    async def check(self, filename: str, source: str) -> PipelineDefinition:
-        """Load a pipeline file.
+    async def check(self, filename: str, source: str, catalogue: Catalogue) -> LoadedPipeline:
+        """Load a pipeline file, with its plugins as a catalogue has them.
 
         :raises PipelineInvalid: with all that is wrong with it.
         """
+        return await self._within_time(
+            f"pipeline file `{filename}`", lambda: loading.load(self._parent, filename, source, catalogue)
+        )
+
+    async def describe(self, plugin: Plugin, catalogue: Catalogue) -> PluginDescription:
+        """Load a plugin, and give what it says of itself.
+
+        :raises MoonyardError: when it cannot be loaded, or needs others that there are not.
+        """
+        return await self._within_time(
+            f"plugin `{plugin.name}`", lambda: loading.describe_with_needs(self._parent, plugin, catalogue)
+        )
+
+    async def _within_time(self, what: str, load: Callable[[], Awaitable[Result]]) -> Result:
         async with self._limit:
             with anyio.move_on_after(CHECK_SECONDS):
-                async with self._parent.fork() as sandbox:
-                    return await sandbox.load(filename, source, plugins.shipped())
+                return await load()
         raise RequestInvalid(
-            f"pipeline file `{filename}` did not load within {CHECK_SECONDS:.0f} s",
+            f"{what} did not load within {CHECK_SECONDS:.0f} s",
             code="pipeline_timeout",
             hint="What stands outside of the stages' scripts runs when the file is loaded: keep it short.",
         )

@@ -30,7 +30,7 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import anyio
@@ -40,11 +40,12 @@ from orchestrator import traces
 from orchestrator.database import Database, Row
 from orchestrator.notifications import PLACE_NONE, PLACE_UNKNOWN, Listener, Notifications
 from orchestrator.sql import claims as sql
+from orchestrator.sql import jobs as jobs_sql
 from orchestrator.versions import Versions
 from schema.database import DatabaseUnavailable
 from schema.definition import InputValue
 from schema.tracing import Tracer
-from schema.wire import Assignment, Resume
+from schema.wire import Assignment, Resume, Trigger
 
 log: Final = logging.getLogger(__name__)
 
@@ -266,12 +267,19 @@ class Dispatcher:
             version=version.sha256,
             source=version.source,
             definition=version.definition,
+            plugins=version.plugins,
             inputs=msgspec.json.decode(row["inputs"], type=dict[str, InputValue]),
             lease_seconds=self._lease_seconds,
-            resume=None if row["resume"] is None else msgspec.json.decode(row["resume"], type=Resume),
+            resume=None if row["resume"] is None else await self._resume(row),
+            trigger=None if row["trigger"] is None else msgspec.json.decode(row["trigger"], type=Trigger),
             keep_on_failure=row["keep_on_failure_seconds"],
             traceparent=traces.claimed(self._tracer, row, version.pipeline),
         )
+
+    async def _resume(self, row: Row) -> Resume:
+        told = await self._database.rows(jobs_sql.OUTPUTS_OF_JOB, row["id"])
+        outputs = {stage["name"]: msgspec.json.decode(stage["outputs"], type=dict[str, Any]) for stage in told}
+        return msgspec.structs.replace(msgspec.json.decode(row["resume"], type=Resume), outputs=outputs)
 
 
 def _rank(tags: Tags) -> tuple[int, Tags]:

@@ -22,6 +22,7 @@ GONE: Final = "attempt_gone"
 _NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _NAME_LENGTH_MAXIMUM: Final = 1000
 _INTEGER_MAXIMUM: Final = 2**31 - 1
+_OUTPUTS_MAXIMUM: Final = 1000
 
 
 class Batch:
@@ -120,6 +121,8 @@ def _check(events: Sequence[AnyEvent], job: str, attempt: int, first_seq: int) -
         match event:
             case StageEvent() if not 0 < len(event.stage) <= _NAME_LENGTH_MAXIMUM:
                 raise invalid(f"event {seq} has a stage without a name, or with one that is too long")
+            case StageEvent() if event.outputs is not msgspec.UNSET and len(event.outputs) > _OUTPUTS_MAXIMUM:
+                raise invalid(f"event {seq} has more than {_OUTPUTS_MAXIMUM} outputs")
             case CommandEvent() if event.code is not None and abs(event.code) > _INTEGER_MAXIMUM:
                 raise invalid(f"event {seq} has the exit code {event.code}")
             case JobEvent():

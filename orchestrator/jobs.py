@@ -6,12 +6,12 @@ refuse is an error with a stable code, see ``orchestrator.problems``.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
-from orchestrator import pipelines
+from orchestrator import pipelines, reports
 from orchestrator.database import Database, Row
 from orchestrator.notifications import Notifications
 from orchestrator.problems import NotFound
@@ -23,7 +23,7 @@ from schema import times
 from schema.definition import InputValue
 from schema.errors import ErrorInfo
 from schema.states import JobState
-from schema.wire import Job, JobList, Resume, Stage
+from schema.wire import Job, JobList, Output, Resume, Stage, Trigger
 
 NUMBER_DIGITS_MAXIMUM: Final = 18
 _CANCEL_STEP: Final = 500
@@ -69,12 +69,20 @@ async def get(database: Database, job: UUID) -> Job:
         )
         for stage in await database.rows(sql.STAGES_OF_JOB, job)
     ]
+    outputs = [
+        Output(stage=told["name"], name=name, value=value)
+        for told in await database.rows(sql.OUTPUTS_OF_JOB, job)
+        for name, value in msgspec.json.decode(told["outputs"], type=dict[str, Any]).items()
+    ]
+    tests = await reports.summary(database, job)
     waits_for = await database.value(sql.JOB_WAITS_FOR, job) if row["state"] == "queued" else None
     kept = await database.row(workspaces_sql.WORKSPACE_OF_JOB, job)
     containers = await database.row(shells_sql.CONTAINERS_OF_JOB, job) if row["finished_at"] else None
     return msgspec.structs.replace(
         _job(row),
         stages=stages,
+        outputs=outputs,
+        tests=tests,
         waits_for=waits_for,
         workspace_kept_until=None if kept is None else times.rfc3339(kept["expires_at"]),
         containers_kept_until=None if containers is None else times.rfc3339(containers["expires_at"]),
@@ -161,6 +169,7 @@ def _job(row: Row) -> Job:
         not_before=moment(row["not_before"]),
         concurrency_group=row["concurrency_group"],
         resume=None if row["resume"] is None else msgspec.json.decode(row["resume"], type=Resume),
+        trigger=None if row["trigger"] is None else msgspec.json.decode(row["trigger"], type=Trigger),
     )
 
 

@@ -16,7 +16,8 @@ import asyncpg
 
 from orchestrator import leases, releases, retention, schedules, shells
 from orchestrator.parts import Parts
-from orchestrator.sql import artifacts as artifacts_sql
+from orchestrator.problems import StoreUnavailable
+from orchestrator.sql import blobs as blobs_sql
 from orchestrator.sql import shells as shells_sql
 from schema.database import DatabaseUnavailable
 
@@ -31,6 +32,7 @@ RELEASE_SECONDS: Final = 1.0
 SCHEDULES_SECONDS: Final = 1.0
 SHELLS_SECONDS: Final = 2.0
 TOKENS_SECONDS: Final = 10.0
+HTTP_LIMITS_SECONDS: Final = 5.0
 SWEEP_SECONDS: Final = 600.0
 FIRST_SECONDS: Final = 20.0
 """How soon a duty is done for the first time at the latest: a replica may be restarted more often than it is due."""
@@ -62,10 +64,12 @@ async def run(parts: Parts) -> None:
         await retention.remove_expired_workspaces(parts.database)
         await retention.remove_unused_caches(parts.database, parts.settings.cache_days)
         await parts.database.rows(shells_sql.CONTAINERS_REMOVE_EXPIRED)
-        await parts.database.rows(artifacts_sql.BLOBS_SWEEP_NASCENT, UPLOAD_AGE_MAXIMUM)
+        await retention.remove_expired_artifacts(parts.database)
+        await parts.database.rows(blobs_sql.BLOBS_SWEEP_NASCENT, UPLOAD_AGE_MAXIMUM)
         # One may be named at this very moment: then the rest is swept the next time.
         with contextlib.suppress(asyncpg.ForeignKeyViolationError):
-            await parts.database.rows(artifacts_sql.BLOBS_SWEEP_UNNAMED, UNNAMED_AGE_MAXIMUM)
+            await parts.database.rows(blobs_sql.BLOBS_SWEEP_UNNAMED, UNNAMED_AGE_MAXIMUM)
+        await parts.blobs.remove_remnants()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_repeat, "looking for leases that ran out", LEASES_SECONDS, expire, LEASES_SECONDS_MAXIMUM)
@@ -73,6 +77,7 @@ async def run(parts: Parts) -> None:
         tasks.start_soon(_repeat, "firing schedules", SCHEDULES_SECONDS, fire)
         tasks.start_soon(_repeat, "ending shells", SHELLS_SECONDS, end_shells)
         tasks.start_soon(_repeat, "noting the use of tokens", TOKENS_SECONDS, parts.authentication.note_uses)
+        tasks.start_soon(_repeat, "looking for http limits", HTTP_LIMITS_SECONDS, parts.http_limits.look)
         tasks.start_soon(_repeat, "removing what is old", SWEEP_SECONDS, sweep)
 
 
@@ -87,7 +92,7 @@ async def _repeat(
         started = anyio.current_time()
         try:
             await duty()
-        except DatabaseUnavailable as error:
+        except (DatabaseUnavailable, StoreUnavailable) as error:
             log.warning("%s failed: %s", what, error.message)
         took = anyio.current_time() - started
         pause = seconds if seconds_maximum is None else min(max(seconds, took / LOOK_SHARE), seconds_maximum)

@@ -9,9 +9,11 @@ import msgspec
 from litestar.connection import ASGIConnection
 
 from orchestrator.authentication import Authentication, Identity
+from orchestrator.blobs import Blobs
 from orchestrator.checking import Checker
 from orchestrator.database import Database
 from orchestrator.dispatcher import Dispatcher
+from orchestrator.http_limits import HttpLimits
 from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
 from orchestrator.record import Record
@@ -27,10 +29,12 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     database: Database
     notifications: Notifications
     authentication: Authentication
+    blobs: Blobs
     versions: Versions
     dispatcher: Dispatcher
     record: Record
     submissions: Submissions
+    http_limits: HttpLimits
     checker: Checker
     metrics: Metrics
     draining: anyio.Event

@@ -4,35 +4,50 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
+from orchestrator import plugins
 from orchestrator.database import Database, Row
 from orchestrator.problems import NotFound
 from orchestrator.sql import pipelines as sql
-from orchestrator.versions import decode_definition
+from orchestrator.versions import decode_definition, decode_lock
+from plugins.resolution import Resolved
 from schema import times
 from schema.definition import PipelineDefinition
 from schema.ids import uuid7
+from schema.plugins import LockedPlugin
 from schema.wire import PipelineVersion
 
 SHA256_LENGTH: Final = 64
 
 
 async def store(
-    database: Database, filename: str, source: str, definition: PipelineDefinition, *, actor: str
+    database: Database,
+    filename: str,
+    source: str,
+    definition: PipelineDefinition,
+    *,
+    actor: str,
+    resolved: Resolved | None = None,
 ) -> PipelineVersion:
     """Make a checked file the newest version of its pipeline.
 
     :param actor: who wants it, for the audit.
+    :param resolved: the plugins that it is locked with.
     """
-    sha256 = hashlib.sha256(source.encode()).hexdigest()
+    lock = [] if resolved is None else resolved.lock
+    sha256 = version_hash(source, lock)
     text = msgspec.json.encode(definition).decode()
+    locked = msgspec.json.encode(lock).decode()
     async with database.transaction() as connection:
+        if resolved is not None:
+            await plugins.store(connection, resolved.plugins.values())
         pipeline = await connection.fetchrow(sql.PIPELINE_LOCK, uuid7(), definition.name)
         assert pipeline is not None, "the statement gives the row, whether it was there or not"
-        await connection.execute(sql.VERSION_STORE, uuid7(), pipeline["id"], sha256, filename, source, text)
+        await connection.execute(sql.VERSION_STORE, uuid7(), pipeline["id"], sha256, filename, source, text, locked)
         version = await connection.fetchrow(sql.VERSION_POINT, pipeline["id"], sha256, actor)
         assert version is not None, "the version was stored, now or before"
     return PipelineVersion(
@@ -41,8 +56,20 @@ async def store(
         filename=version["filename"],
         created_at=times.rfc3339(version["created_at"]),
         definition=definition,
+        plugins=lock,
         unchanged=version["id"] == pipeline["version_id"],
     )
+
+
+def version_hash(source: str, lock: Sequence[LockedPlugin]) -> str:
+    """Name a version: by its source, and the plugins that it runs with, if there are any.
+
+    Where those came from is no part of it: the same file with the same plugins is the same version.
+    """
+    digest = hashlib.sha256(source.encode())
+    for locked in sorted(lock, key=lambda locked: locked.name):
+        digest.update(f"\0{locked.name} {locked.version} {locked.sha256}".encode())
+    return digest.hexdigest()
 
 
 async def listed(database: Database) -> list[PipelineVersion]:
@@ -71,7 +98,7 @@ async def find(database: Database, name: str, version: str | None) -> Row:
         raise NotFound(
             f"pipeline `{name}` has no version `{version}`",
             code="version_unknown",
-            hint=f"A version is named by all {SHA256_LENGTH} hex digits of its source's SHA-256.",
+            hint=f"A version is named by all {SHA256_LENGTH} hex digits of its SHA-256.",
         )
     near = difflib.get_close_matches(name, names, n=3)
     hint = (
@@ -94,4 +121,5 @@ def _version(row: Row) -> PipelineVersion:
         filename=row["filename"],
         created_at=times.rfc3339(row["created_at"]),
         definition=decode_definition(row["definition"]),
+        plugins=decode_lock(row["plugins"]),
     )

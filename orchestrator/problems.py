@@ -90,6 +90,13 @@ class MediaTypeUnsupported(Refusal):
     status = 415
 
 
+class StoreUnavailable(Refusal):
+    """The store of contents does not answer, or refuses: a later try may go well."""
+
+    code = "artifact_store_failed"
+    status = 503
+
+
 def refused(error: asyncpg.RaiseError) -> Refusal:
     """Read what a function of the database refused: its DETAIL is the stable code, as `moonyard.refuse` raises it."""
     code = error.detail or "conflict"
@@ -115,6 +122,9 @@ def _problem(request: Request[Any, Any, Any], error: Exception) -> tuple[Problem
             return _of(error, 422, path), {}
         case Unauthenticated():
             return _of(error, error.status, path), {"WWW-Authenticate": 'Bearer realm="moonyard"'}
+        case StoreUnavailable():
+            log.warning("%s %s: %s", request.method, path, error.message)
+            return _of(error, error.status, path), {"Retry-After": "1"}
         case Refusal():
             return _of(error, error.status, path), {}
         case DatabaseUnavailable():

@@ -3,6 +3,9 @@
 A batch says the ``seq`` of its first event. What is stored already is passed over, so a batch may come as often as its
 sender is unsure; what would leave a gap is refused. Storing the lines and applying them (stages, commands, the job's
 end) is one statement for the batches of many runners, and each is acknowledged after its commit.
+
+Of an attempt that was delivered secrets, a batch is stored only once it was looked through for them
+(``orchestrator.leaks``); the statement compares.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import msgspec
 from orchestrator.database import Database
 from orchestrator.events import Batch, gap, gone, invalid, unknown_attempt
 from orchestrator.gathering import Gatherer
+from orchestrator.leaks import Leaks
 from orchestrator.notifications import Notifications
 from orchestrator.sql import events as sql
 from schema.database import DatabaseUnavailable
@@ -35,13 +39,16 @@ class _Told(msgspec.Struct, frozen=True, kw_only=True):
     job: UUID
     attempt: int
     batch: Batch
+    secrets: int
+    """For how many versions of secrets it was looked through."""
 
 
 class Record:
     """What runners told of their attempts. ``run`` has to run."""
 
-    def __init__(self, database: Database, notifications: Notifications) -> None:
+    def __init__(self, database: Database, notifications: Notifications, leaks: Leaks) -> None:
         self._database = database
+        self._leaks = leaks
         self._notifications = notifications
         self._gatherer = Gatherer(self._store_all, size_maximum=STATEMENT_BYTES_MAXIMUM)
 
@@ -58,8 +65,13 @@ class Record:
         for pause in _PAUSES:
             if pause is not None:
                 await anyio.sleep(pause)
-            told = _Told(runner=runner, job=job, attempt=attempt, batch=batch)
+            delivered = self._leaks.known(job, attempt)
+            if delivered.count:
+                batch = await self._leaks.without(batch, delivered, job=job, attempt=attempt, runner=runner)
+            told = _Told(runner=runner, job=job, attempt=attempt, batch=batch, secrets=delivered.count)
             if await self._gatherer.ask(told, len(batch.data)):
+                if delivered.count and batch.final is not None:
+                    self._leaks.forget(job, attempt)
                 self._notifications.job_told(job)
                 return batch.next_seq
             next_seq = await self._stored(told)
@@ -71,6 +83,13 @@ class Record:
             f"events of job {job} attempt {attempt} could not be stored: its rows are locked by somebody else",
             hint="`SELECT * FROM inspect.locks` shows who holds them: an open transaction in psql, for instance.",
         )
+
+    async def without_secrets(self, runner: UUID, job: UUID, attempt: int, batch: Batch) -> Batch:
+        """Take out of a batch what its attempt was delivered: for events that are not stored by ``store``."""
+        delivered = await self._leaks.of(job, attempt)
+        if not delivered.count:
+            return batch
+        return await self._leaks.without(batch, delivered, job=job, attempt=attempt, runner=runner)
 
     async def _store_all(self, asked: Sequence[_Told]) -> Sequence[bool]:
         # Of two that speak of one job, one is passed over: a statement changes a row once.
@@ -91,6 +110,7 @@ class Record:
             [one.batch.number for one in told],
             _json([stage for one in told for stage in _stages(one)]),
             _json([command for one in told for command in _commands(one)]),
+            [one.secrets for one in told],
         )
         stored = {row["job_id"] for row in rows}
         return [one.job in stored and chosen[one.job] is one for one in asked]
@@ -112,6 +132,9 @@ class Record:
             raise invalid(f"job {job} has number {row['number']}, not {batch.number}")
         if batch.first_seq > next_seq:
             raise gap(job, attempt, next_seq, batch.first_seq)
+        versions = row["secret_versions"] or ()
+        if len(versions) != told.secrets:
+            await self._leaks.learn(job, attempt, versions)
         return next_seq
 
 
@@ -125,7 +148,8 @@ def _stages(told: _Told) -> list[dict[str, Any]]:
             event.stage,
             {"job_id": told.job, "name": event.stage, "first_seq": event.seq, "container": None, "started_at": None},
         )
-        stage |= {"state": event.state, "error": event.error, "finished_at": None}
+        outputs = None if event.outputs is msgspec.UNSET else event.outputs
+        stage |= {"state": event.state, "error": event.error, "outputs": outputs, "finished_at": None}
         stage["container"] = event.container or stage["container"]
         if event.state == "running":
             stage["started_at"] = event.at

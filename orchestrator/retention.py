@@ -13,6 +13,7 @@ from typing import Final
 import anyio
 
 from orchestrator.database import Database
+from orchestrator.sql import artifacts as artifacts_sql
 from orchestrator.sql import caches as caches_sql
 from orchestrator.sql import retention as sql
 from orchestrator.sql import workspaces as workspaces_sql
@@ -22,6 +23,7 @@ log: Final = logging.getLogger(__name__)
 STEP_JOBS: Final = 100
 STEP_AUDIT: Final = 1000
 STEP_CACHES: Final = 100
+STEP_ARTIFACTS: Final = 100
 STEPS_MAXIMUM: Final = 200
 """In one go: what is left then is the next one's."""
 PAUSE_SECONDS: Final = 0.05
@@ -34,6 +36,18 @@ async def remove_expired_workspaces(database: Database) -> int:
         rows = await database.rows(workspaces_sql.WORKSPACES_REMOVE_EXPIRED, STEP_JOBS)
         removed += len(rows)
         if len(rows) < STEP_JOBS:
+            break
+        await anyio.sleep(PAUSE_SECONDS)
+    return removed
+
+
+async def remove_expired_artifacts(database: Database) -> int:
+    """Remove artifacts whose time is over, and give how many there were; the rest as above."""
+    removed = 0
+    for _ in range(STEPS_MAXIMUM):
+        rows = await database.rows(artifacts_sql.ARTIFACTS_REMOVE_EXPIRED, STEP_ARTIFACTS)
+        removed += len(rows)
+        if len(rows) < STEP_ARTIFACTS:
             break
         await anyio.sleep(PAUSE_SECONDS)
     return removed

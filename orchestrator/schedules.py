@@ -171,7 +171,7 @@ async def _fire(submissions: Submissions, connection: Connection, row: Row) -> l
         )
         try:
             async with connection.transaction():
-                job, place = await submissions.submit_within(connection, message)
+                job, place = await submissions.submit_within(connection, message, row["name"])
                 fired.append((at, job))
                 places.append(place)
         except asyncpg.RaiseError as refusal:

@@ -18,11 +18,14 @@ import anyio.abc
 import anyio.to_thread
 import uvicorn
 
-from orchestrator import app, maintenance, requests
+from orchestrator import app, maintenance, requests, secrets
 from orchestrator.authentication import Authentication
+from orchestrator.blobs import Blobs, Objects
 from orchestrator.checking import Checker
 from orchestrator.database import Database
 from orchestrator.dispatcher import Dispatcher
+from orchestrator.http_limits import HttpLimits
+from orchestrator.leaks import Leaks
 from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
 from orchestrator.parts import Parts
@@ -91,6 +94,7 @@ async def run(
             _parts(settings, database, checker, tracer) as parts,
         ):
             with_parts(parts)
+            await secrets.warn_of_missing_keys(database, settings.secret_keys)
             server = Server(_config(parts, settings, tracer))
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_drain_when, stop, parts, server)
@@ -125,14 +129,17 @@ async def _parts(
         database=database,
         notifications=notifications,
         authentication=Authentication(database),
+        blobs=Blobs(database, _objects(settings)),
         versions=versions,
         dispatcher=dispatcher,
-        record=Record(database, notifications),
+        record=Record(database, notifications, Leaks(database, settings.secret_keys)),
         submissions=Submissions(database, versions, notifications),
+        http_limits=HttpLimits(database),
         metrics=Metrics(lambda: dispatcher.waiting_count),
         checker=checker,
         draining=anyio.Event(),
     )
+    await parts.http_limits.look()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(notifications.listen_for_ever, name="listen")
         tasks.start_soon(notifications.send_for_ever, name="notify")
@@ -142,6 +149,15 @@ async def _parts(
         tasks.start_soon(maintenance.run, parts, name="maintain")
         yield parts
         tasks.cancel_scope.cancel()
+
+
+def _objects(settings: OrchestratorSettings) -> Objects | None:
+    if settings.artifact_store is None:
+        return None
+    # It takes some ten megabytes, which a replica without one need not spend.
+    from orchestrator.object_store import ObjectStore
+
+    return ObjectStore(settings.artifact_store, settings.artifact_endpoint, settings.artifact_region)
 
 
 def _config(parts: Parts, settings: OrchestratorSettings, tracer: Tracer | None) -> uvicorn.Config:

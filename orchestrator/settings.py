@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import msgspec
+
+from orchestrator.master_keys import MasterKeys
 
 
 class OrchestratorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,10 +27,21 @@ class OrchestratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The most bytes of all caches of a pipeline."""
     cache_days: float = 14.0
     """How long a cache is kept after its last use."""
+    artifact_store: str | None = None
+    """An S3-compatible store for contents, `s3://BUCKET/PREFIX`; None for Postgres."""
+    artifact_endpoint: str | None = None
+    """Where that store is, unless it is Amazon's."""
+    artifact_region: str | None = None
+    plugin_folder: Path | None = None
+    """Where plugins are beside those that ship: a folder for each."""
     losses_maximum: int = 3
     """How often a job is queued again after its attempt was lost."""
     connections_maximum: int = 16
     """How many connections to Postgres the replica's requests share; one more listens."""
+    secret_keys: MasterKeys = MasterKeys()
+    """Those that secrets are stored under, the one in use first; none where it has to do without secrets."""
+    grant_versions: Literal["confirm", "follow"] = "confirm"
+    """Whether a grant holds for versions that are pushed later, where it does not say."""
     shell_idle_seconds: float = 900.0
     """How long a shell may stay open in which nothing is typed or said."""
     shell_seconds: float = 8 * 3600.0

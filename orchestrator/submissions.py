@@ -26,7 +26,7 @@ from orchestrator.versions import Versions
 from schema import times, tracing
 from schema.definition import PRIORITY_MAXIMUM, InputsInvalid, InputValue, PipelineDefinition, resolve_inputs
 from schema.ids import uuid7
-from schema.wire import Job, JobSubmit, JobSubmitted
+from schema.wire import Job, JobSubmit, JobSubmitted, Trigger
 
 KEY_LENGTH_MAXIMUM: Final = 200
 BATCH_MAXIMUM: Final = 10_000
@@ -120,10 +120,11 @@ class Submissions:
             for row, asked in zip(rows, wanted, strict=True)
         ]
 
-    async def submit_within(self, connection: Connection, message: JobSubmit) -> tuple[UUID, int]:
-        """Queue a job within a transaction; give its id and its place, for whoever commits it to tell."""
+    async def submit_within(self, connection: Connection, message: JobSubmit, schedule: str) -> tuple[UUID, int]:
+        """Queue a job of a schedule within a transaction; give its id and its place, for whoever commits it to tell."""
         _check(message)
-        wanted = _wanted(message, await self._find(message.pipeline, message.version))
+        trigger = Trigger(kind="schedule", by=schedule)
+        wanted = _wanted(message, await self._find(message.pipeline, message.version), trigger=trigger)
         [row] = await connection.fetch(sql.JOBS_SUBMIT, _encoded([wanted]))
         return row["id"], row["queue_place"]
 
@@ -192,7 +193,14 @@ def _check_time(text: str) -> None:
     )
 
 
-def _wanted(message: JobSubmit, found: _Found, actor: str | None = None, *, together: bool = False) -> _Wanted:
+def _wanted(
+    message: JobSubmit,
+    found: _Found,
+    actor: str | None = None,
+    *,
+    together: bool = False,
+    trigger: Trigger | None = None,
+) -> _Wanted:
     definition = found.definition
     inputs = resolve_inputs(definition, dict(message.inputs))
     for name, value in inputs.items():
@@ -211,6 +219,7 @@ def _wanted(message: JobSubmit, found: _Found, actor: str | None = None, *, toge
         "traceparent": tracing.parent.get(),
         "actor": actor,
         "together": together,
+        "trigger": trigger or Trigger(kind="submit", by=None if actor is None else actor.removeprefix("token ")),
     }
     if message.idempotency_key is not None:
         asked = {

@@ -11,6 +11,7 @@ import msgspec
 from orchestrator.database import Database
 from orchestrator.sql import pipelines as sql
 from schema.definition import PipelineDefinition
+from schema.plugins import LockedPlugin
 
 KEPT_MAXIMUM: Final = 64
 """Each is as large as its source: a megabyte at most."""
@@ -22,6 +23,7 @@ class StoredVersion(msgspec.Struct, frozen=True, kw_only=True):
     filename: str
     source: str
     definition: PipelineDefinition
+    plugins: list[LockedPlugin]
 
 
 class Versions:
@@ -43,6 +45,7 @@ class Versions:
             filename=row["filename"],
             source=row["source"],
             definition=decode_definition(row["definition"]),
+            plugins=decode_lock(row["plugins"]),
         )
         self._kept[version] = stored
         if len(self._kept) > KEPT_MAXIMUM:
@@ -52,3 +55,7 @@ class Versions:
 
 def decode_definition(text: str) -> PipelineDefinition:
     return msgspec.json.decode(text, type=PipelineDefinition)
+
+
+def decode_lock(text: str) -> list[LockedPlugin]:
+    return msgspec.json.decode(text, type=list[LockedPlugin])

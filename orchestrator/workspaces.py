@@ -8,6 +8,7 @@ from orchestrator import events
 from orchestrator.database import Database, Row
 from orchestrator.problems import NotFound, RequestInvalid
 from orchestrator.sql import artifacts as artifacts_sql
+from orchestrator.sql import blobs as blobs_sql
 from orchestrator.sql import workspaces as sql
 from schema import times
 from schema.wire import WorkspaceKeep, WorkspaceKept
@@ -22,7 +23,7 @@ async def keep(database: Database, runner: UUID, job: UUID, attempt: int, messag
     async with database.transaction() as connection:
         if await connection.fetchrow(artifacts_sql.ATTEMPT_HOLD, job, attempt, runner) is None:
             raise events.gone(job, attempt)
-        blob = await connection.fetchrow(artifacts_sql.BLOB_GET, message.sha256)
+        blob = await connection.fetchrow(blobs_sql.BLOB_GET, message.sha256)
         if blob is None:
             raise NotFound(f"no content with SHA-256 {message.sha256[:80]!r} was uploaded", code="blob_unknown")
         row = await connection.fetchrow(sql.WORKSPACE_KEEP, job, attempt, runner, blob["id"])

@@ -1,26 +1,17 @@
-"""The plugins that ship: each a folder with its Lua code."""
+"""Plugins: those that ship, each a folder with its Lua code, and what finds, reads and locks any plugin.
+
+Where things are, for those who build on it:
+
+- ``schema.plugins``: ``Manifest``, ``Operation``, ``ValueSpec``, ``PluginDescription``: what a plugin says of itself;
+- ``plugins.shipped() -> Mapping[str, Plugin]`` and ``plugins.folders.read(folder) -> Plugin``;
+- ``await sandbox.loading.describe(parent: WarmParent, plugin: Plugin, others: Mapping[str, Plugin] = {})
+  -> PluginDescription`` loads it in the sandbox and gives manifest, operations, hooks and README. ``others`` are the
+  plugins that it needs itself;
+- ``plugins.resolution.resolve(references, catalogue)`` finds versions; ``sandbox.loading.load`` does so for a pipeline.
+"""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
-from pathlib import Path
+from plugins.folders import Plugin, shipped
 
-import msgspec
-
-
-class Plugin(msgspec.Struct, frozen=True, kw_only=True):
-    """A plugin's Lua code, as it is handed to a sandbox."""
-
-    name: str
-    source: str
-
-
-@functools.cache
-def shipped() -> Mapping[str, Plugin]:
-    """Read the plugins that come with Moonyard, by name."""
-    folders = sorted(path.parent for path in Path(__file__).parent.glob("*/init.lua"))
-    return {
-        folder.name: Plugin(name=folder.name, source=(folder / "init.lua").read_text(encoding="utf-8"))
-        for folder in folders
-    }
+__all__ = ["Plugin", "shipped"]

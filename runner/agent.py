@@ -21,23 +21,33 @@ import msgspec
 
 from runner import checkup, traces
 from runner import owner as owners
+from runner.artifact_stores import OrchestratorArtifacts
 from runner.cache_folder import CACHE_BYTES, CacheFolder
 from runner.cache_stores import OrchestratorCaches
-from runner.delivery import AttemptGone, OrchestratorArtifacts, OrchestratorSink, OrchestratorWorkspaces
+from runner.delivery import (
+    AttemptGone,
+    OrchestratorSecrets,
+    OrchestratorSink,
+    OrchestratorWorkspaces,
+)
 from runner.engine.engine import Engine
 from runner.engine.settings import EngineSettings
 from runner.event_stream import EventStream
 from runner.job import Job, JobOrder
 from runner.kept import KeepSettings, KeptAttempts
+from runner.plugin_store import PluginFolder
 from runner.reaper import reaping
+from runner.redaction.credentials import Credentials, RedactSettings
+from runner.redaction.redactor import Redaction
 from runner.shells import Places, Shells
+from runner.web.ceilings import Ceilings
 from runner.web.exchange import Web, WebSettings
 from sandbox.parent import WarmParent
 from schema import log_context
 from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
 from schema.errors import MoonyardError, single_error
 from schema.tracing import Tracer
-from schema.wire import Assignment, Claim, Claimed, Heartbeat, HeartbeatAnswer, Holding
+from schema.wire import Assignment, Claim, Claimed, Heartbeat, HeartbeatAnswer, Holding, Trigger
 
 log: Final = logging.getLogger(__name__)
 
@@ -67,6 +77,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where jobs may connect to by `http`, and how often."""
     keep: KeepSettings = KeepSettings()
     """Whether, and how long, failed attempts' containers are kept."""
+    redact: RedactSettings = RedactSettings()
+    """What is taken out of logs besides the secrets that are delivered."""
 
 
 class RunnerRejected(MoonyardError):
@@ -108,6 +120,7 @@ class Agent:
         self._owner = owner
         self._caches = CacheFolder(settings.engine.state_folder, settings.cache_budget)
         self._web = web
+        self._plugins = PluginFolder(client, settings.engine.state_folder)
         self._running: dict[tuple[str, int], RunningJob] = {}
         """By job and attempt: a job that was lost can come back here while its old attempt is still being stopped."""
         self._slot_freed = anyio.Event()
@@ -125,6 +138,7 @@ class Agent:
         """There may be something to hear, or to tell: that what it kept before it was started again is gone."""
         self._kept = KeptAttempts(client, settings.keep, self._heart_needed)
         self._shells = Shells(client, allowed=settings.shells)
+        self._credentials = Credentials(settings.redact)
 
     async def run(self) -> None:
         """Claim and run jobs until ``drain`` was called and what was running has ended.
@@ -206,6 +220,7 @@ class Agent:
                     self._is_called = True
                     self._heart_wanted.set()
                 pause, has_failed = PAUSE_SECONDS_FIRST, False
+                self._web.ceilings.hear(claimed.http_limits)
                 for assignment in claimed.assignments:
                     self._start(assignment, jobs)
 
@@ -243,7 +258,7 @@ class Agent:
             self._heartbeat.cancel()
         self._lease_seconds = assignment.lease_seconds
         sink = OrchestratorSink(self._client, assignment.job, assignment.attempt)
-        stream = traces.stream(self._tracer, assignment, sink)
+        stream = traces.stream(self._tracer, assignment, sink, Redaction(self._credentials))
         job = Job(
             JobOrder(
                 id=assignment.job,
@@ -252,6 +267,9 @@ class Agent:
                 filename=assignment.filename,
                 source=assignment.source,
                 inputs=assignment.inputs,
+                version=assignment.version,
+                plugins=assignment.plugins,
+                trigger=assignment.trigger or Trigger(kind="submit"),
                 resume=assignment.resume,
                 keep_on_failure=assignment.keep_on_failure,
             ),
@@ -262,9 +280,11 @@ class Agent:
             artifacts=OrchestratorArtifacts(self._client, assignment.job, assignment.attempt),
             caches=OrchestratorCaches(self._client, assignment.job, assignment.attempt, self._caches),
             web=self._web,
+            plugins=self._plugins,
             workspaces=OrchestratorWorkspaces(self._client, assignment.job, assignment.attempt),
             before_loss=self._note_loss,
             keeper=self._kept,
+            secrets=OrchestratorSecrets(self._client, assignment.job, assignment.attempt),
         )
         running = RunningJob(job, assignment.attempt)
         for older in self._running.values():
@@ -331,6 +351,7 @@ class Agent:
 
     def _hear(self, answer: HeartbeatAnswer, asked: dict[str, int]) -> None:
         self._lease_seconds = answer.lease_seconds
+        self._web.ceilings.hear(answer.http_limits)
         for job in answer.cancel:
             if running := self._holding(job, asked):
                 running.cancelling = True
@@ -388,7 +409,7 @@ async def serve(settings: AgentSettings, stop: anyio.Event, tracer: Tracer | Non
             Engine.open(settings.engine, owner.name) as engine,
             reaping(settings.engine.state_folder, owner, engine),
             Client.open(settings.orchestrators, settings.token) as client,
-            Web.open(settings.web) as web,
+            Web.open(settings.web, Ceilings(client)) as web,
         ):
             agent = Agent(settings, client, engine, parent, owner, web, tracer)
             async with anyio.create_task_group() as tasks:

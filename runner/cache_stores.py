@@ -73,14 +73,13 @@ class OrchestratorCaches:
             yield content.file, "the orchestrator"
 
     async def save(self, use: CacheUse, key: str, file: IO[bytes], sha256: str, size: int) -> bool:
-        del size
         answers: list[CacheSaved] = []
 
         async def name_it() -> None:
             message = CacheSave(stage=use.stage, place=use.place, key=key, sha256=sha256)
             answers.append(await self._client.post(self._path, CacheSaved, message))
 
-        await delivery.upload(self._client, "a cache", file, sha256, patience=self._patience)
+        await delivery.upload(self._client, "a cache", file, sha256, size, patience=self._patience)
         await delivery.persistently("saving a cache", name_it, patience=self._patience)
         return answers[-1].saved
 

@@ -147,7 +147,8 @@ def _limits(facts: EngineFacts) -> Finding:
         check="limits",
         state="weak",
         text=f"{text}; there is no limit to a container's {_list(missing)}",
-        hint="Without root, systemd has to hand over the controllers: `Delegate=memory pids cpu` for user@.service.",
+        hint="Without root it takes cgroup version 2, and systemd that hands over the controllers: "
+        "`Delegate=memory pids cpu` for user@.service.",
     )
 
 

@@ -74,7 +74,6 @@ class JobContainers:
         engine: Engine,
         stream: EventStream,
         workspace: Path,
-        environment: dict[str, str],
         tasks: anyio.abc.TaskGroup,
         keeps_failed: bool = False,
     ) -> None:
@@ -85,10 +84,11 @@ class JobContainers:
         self._engine = engine
         self._stream = stream
         self._workspace = workspace
-        self._environment = environment
         self._tasks = tasks
         self.pipeline = ""
         """The job's, once its file has been read."""
+        self.environment: dict[str, str] = {}
+        """The variables that each of them has; known at the same time."""
         self._handles = (f"c{number}" for number in itertools.count(1))
         self._kept: dict[str, Container] = {}
         """Of the job and of stages, by ``""`` and the stages' names."""
@@ -204,11 +204,15 @@ class JobContainers:
     async def start_services(self, stage: StageDefinition | None, definitions: Mapping[str, ServiceDefinition]) -> None:
         """Start the services of a stage, or of the job, and wait until they are ready.
 
+        :raises RightsRefused: when one asks for what the owner does not allow: then none is started.
         :raises ServiceFailed: when one cannot be started, or ends before it is ready.
         :raises ServiceNotReady: when one is not ready in time.
         """
         if not definitions:
             return
+        for definition in definitions.values():
+            if definition.rights is not None:
+                self._engine.check_rights(definition.image, self.pipeline, definition.rights)
         key = "" if stage is None else stage.name
         services = self._services[key] = Services(
             engine=self._engine,
@@ -332,12 +336,16 @@ class JobContainers:
             job=self._stream.job,
             attempt=self._stream.attempt,
             workspace=self._workspace,
-            env=self._environment,
+            env=self.environment,
             pipeline=self.pipeline,
         )
 
     async def _make(self, spec: ContainerSpec, stage: str, *, quiet: bool) -> Container:
         progress = self._progress(stage, quiet=quiet)
+        if (spec.memory is not None or spec.cpus is not None) and not await self._engine.holds_limits():
+            await self._stream.log(
+                stage, "warn", "system", "`memory` and `cpus` have no effect: this runner's engine cannot limit them"
+            )
         try:
             with anyio.fail_after(CREATION_SECONDS):
                 container = await self._create(spec, progress)

@@ -1,4 +1,4 @@
-"""Delivers an attempt's events and artifacts to the orchestrator: as often as it takes, and never twice.
+"""Delivers an attempt's events and contents to the orchestrator: as often as it takes, and never twice.
 
 A batch is sent again, the same bytes under the same ``first_seq``, until an orchestrator says it is stored; the
 orchestrator passes over what it has. So a lost answer doubles nothing, a dead replica or database delays and loses
@@ -11,16 +11,15 @@ import hashlib
 import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from io import BufferedReader
 from typing import IO, Final
 
 import anyio
 import anyio.to_thread
 
-from runner.job_context import SavedArtifact
 from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
 from schema.errors import MoonyardError
-from schema.wire import Artifact, ArtifactSave, EventsAccepted, WorkspaceKeep, WorkspaceKept
+from schema.secrets import SecretAsk, SecretDelivery, SecretUse
+from schema.wire import BlobState, EventsAccepted, WorkspaceKeep, WorkspaceKept
 
 log: Final = logging.getLogger(__name__)
 
@@ -29,6 +28,9 @@ PAUSE_SECONDS_MAXIMUM: Final = 5.0
 BLOB_SECONDS: Final = 3600.0
 PATIENCE_SECONDS: Final = 15 * 60.0
 """For contents that no orchestrator takes or gives: an outage is no failure of the job's, and not without an end."""
+RESUMED_BYTES_MINIMUM: Final = 8 * 1024 * 1024
+"""What is smaller is sent at once, without a question."""
+UPLOAD_MOVED: Final = "upload_moved"
 GATHERING_SECONDS: Final = 0.02
 """A reader does not notice it, and each batch costs a request here, there, and a commit."""
 TEMPORARY_STATUS: Final = frozenset({408, 429, 500, 502, 503, 504})
@@ -87,29 +89,6 @@ class OrchestratorSink:
         await persistently("delivering events", send)
 
 
-class OrchestratorArtifacts:
-    """Uploads files under their SHA-256 and names them as artifacts of one attempt."""
-
-    def __init__(self, client: Client, job: str, attempt: int) -> None:
-        self._client = client
-        self._path = f"/v1/runner/jobs/{job}/{attempt}/artifacts"
-
-    async def save(self, file: BufferedReader, name: str, content_type: str) -> SavedArtifact:
-        """Upload and name a file.
-
-        :raises MoonyardError: when it changed while it was read, or the name is taken.
-        """
-        sha256, size = await anyio.to_thread.run_sync(_hash, file)
-
-        async def name_it() -> None:
-            message = ArtifactSave(name=name, sha256=sha256, size_bytes=size, content_type=content_type)
-            await self._client.post(self._path, Artifact, message)
-
-        await upload(self._client, f"artifact `{name}`", file, sha256)
-        await persistently(f"naming artifact `{name}`", name_it)
-        return SavedArtifact(sha256=sha256, size_bytes=size)
-
-
 class OrchestratorWorkspaces:
     """Keeps packed workspaces of failed attempts, and fetches the one that an attempt begins with."""
 
@@ -122,13 +101,13 @@ class OrchestratorWorkspaces:
 
         :raises MoonyardError: when it is refused, or no orchestrator takes it.
         """
-        sha256, _ = await anyio.to_thread.run_sync(_hash, file)
+        sha256, size = await anyio.to_thread.run_sync(hashed, file)
         kept: list[WorkspaceKept] = []
 
         async def name_it() -> None:
             kept.append(await self._client.post(self._path, WorkspaceKept, WorkspaceKeep(sha256=sha256)))
 
-        await upload(self._client, "the workspace", file, sha256)
+        await upload(self._client, "the workspace", file, sha256, size)
         await persistently("keeping the workspace", name_it, patience=PATIENCE_SECONDS)
         return kept[-1].expires_at
 
@@ -143,17 +122,56 @@ class OrchestratorWorkspaces:
         file.seek(0)
 
 
+class OrchestratorSecrets:
+    """Asks for the secrets of one attempt."""
+
+    def __init__(self, client: Client, job: str, attempt: int) -> None:
+        self._client = client
+        self._path = f"/v1/runner/jobs/{job}/{attempt}/secrets"
+
+    async def ask(self, name: str, stage: str, use: SecretUse) -> SecretDelivery:
+        """Get a secret's value.
+
+        :raises MoonyardError: when the attempt is not to have it, or no orchestrator answers.
+        """
+        given: list[SecretDelivery] = []
+
+        async def ask() -> None:
+            message = SecretAsk(name=name, stage=stage, use=use)
+            given.append(await self._client.post(self._path, SecretDelivery, message))
+
+        await persistently(f"asking for secret `{name}`", ask, patience=PATIENCE_SECONDS)
+        return given[-1]
+
+
 async def upload(
-    client: Client, what: str, file: IO[bytes], sha256: str, *, patience: float = PATIENCE_SECONDS
+    client: Client, what: str, file: IO[bytes], sha256: str, size: int, *, patience: float = PATIENCE_SECONDS
 ) -> None:
-    """Store a content, as often as it takes.
+    """Store a content, as often as it takes; what is stored of it already is not sent again.
 
     :raises MoonyardError: when it is refused, or no orchestrator takes it.
     """
+    path = f"/v1/runner/blobs/{sha256}"
+    is_first = size < RESUMED_BYTES_MINIMUM
 
     async def send() -> None:
-        file.seek(0)
-        await client.put(f"/v1/runner/blobs/{sha256}", object, _chunks(file), seconds=BLOB_SECONDS)
+        nonlocal is_first
+        offset = 0
+        if not is_first:
+            state = await client.get(path, BlobState)
+            if state.is_whole:
+                return
+            offset = state.size_bytes if state.size_bytes < size else 0
+        is_first = False
+        file.seek(offset)
+        query = f"?offset={offset}" if offset else ""
+        try:
+            await client.put(f"{path}{query}", object, _chunks(file), seconds=BLOB_SECONDS)
+        except OrchestratorRefused as refusal:
+            if refusal.code != UPLOAD_MOVED:
+                raise
+            # The request before is still being worked on somewhere: it is looked at again in a moment.
+            raise OrchestratorUnreachable(refusal.message) from refusal
 
     await persistently(f"uploading {what}", send, patience=patience)
 
@@ -181,7 +199,8 @@ async def download(
     await persistently(f"fetching {what}", receive, patience=patience)
 
 
-def _hash(file: IO[bytes]) -> tuple[str, int]:
+def hashed(file: IO[bytes]) -> tuple[str, int]:
+    """Give a file's SHA-256 and size."""
     file.seek(0)
     sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]  # it only reads
     return sha256, file.tell()

@@ -13,14 +13,16 @@ the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import anyio
 import msgspec
 
 from runner.engine.usage import Usage
 from runner.lines import Block
+from runner.redaction.redactor import Redaction
+from sandbox.process import LogPlace
 from schema import times
 from schema.errors import ErrorInfo
 from schema.events import AnyEvent, CommandEvent, JobEvent, LogEvent, StageEvent, encode_line
@@ -33,6 +35,11 @@ ARGV_LENGTH_MAXIMUM: Final = 64 * 1024
 PIECE_LENGTH: Final = 32 * 1024
 LINE_OVERHEAD_BYTES: Final = 64
 """What a line costs besides its text, roughly, so that a flood of empty lines meets the limit too."""
+
+
+NO_PLACE: Final = LogPlace()
+REDACTED_SOURCES: Final = frozenset({"stdout", "stderr", "service", "lua"})
+"""Their bytes went through the attempt's redaction before they were split into lines."""
 
 
 class Sink(Protocol):
@@ -52,8 +59,17 @@ class EventStream:
     """Numbers, buffers and delivers the events of one attempt. ``deliver_all`` has to run beside the tellers."""
 
     def __init__(
-        self, *, job: str, number: int | None, attempt: int, sink: Sink, log_bytes_maximum: int = LOG_BYTES_MAXIMUM
+        self,
+        *,
+        job: str,
+        number: int | None,
+        attempt: int,
+        sink: Sink,
+        log_bytes_maximum: int = LOG_BYTES_MAXIMUM,
+        redaction: Redaction | None = None,
     ) -> None:
+        self.redaction = Redaction() if redaction is None else redaction
+        """What is not to be seen of this attempt. All that is told of it goes by this."""
         self.job = job
         self.number = number
         self.attempt = attempt
@@ -77,32 +93,49 @@ class EventStream:
         await self.log_lines(stage, level, source, [text])
 
     async def log_lines(
-        self, stage: str | None, level: Level, source: Source, lines: Sequence[str], service: str | None = None
+        self,
+        stage: str | None,
+        level: Level,
+        source: Source,
+        lines: Sequence[str],
+        service: str | None = None,
+        place: LogPlace = NO_PLACE,
     ) -> None:
         """Tell lines of one source that arrived together."""
+        if source not in REDACTED_SOURCES:
+            lines = self.redaction.words(lines)
         await self._room()
         at = times.now()
+        if place.fields or place.group:
+            place = self._shown(place)
         for text in lines:
             cost = len(text) + LINE_OVERHEAD_BYTES
             if source != "system" and (self._lines_dropped or self._log_bytes_left < cost):
                 await self._drop(stage, at, text)
                 continue
             self._log_bytes_left -= cost
-            self._append_log(at, stage, level, source, text, service)
+            self._append_log(at, stage, level, source, text, service, place)
             if self._buffer_bytes >= BUFFER_BYTES_MAXIMUM:
                 await self._room()
 
-    async def log_block(self, stage: str | None, level: Level, source: Source, block: Block) -> None:
+    async def log_block(
+        self, stage: str | None, level: Level, source: Source, block: Block, place: LogPlace = NO_PLACE
+    ) -> None:
         """Tell lines of a flood, many in an event: an event a line would be slower than any command writes."""
         cost = len(block.text) + block.lines * LINE_OVERHEAD_BYTES
         if self._lines_dropped or self._log_bytes_left < cost:
-            await self.log_lines(stage, level, source, block.text.split("\n"))
+            await self.log_lines(stage, level, source, block.text.split("\n"), place=place)
             return
         self._log_bytes_left -= cost
         at = times.now()
         for text in _pieces(block.text):
             await self._room()
-            self._append_log(at, stage, level, source, text)
+            self._append_log(at, stage, level, source, text, place=place)
+
+    def _shown(self, place: LogPlace) -> LogPlace:
+        return msgspec.structs.replace(
+            place, fields=self.redaction.values(place.fields), group=self.redaction.words(place.group)
+        )
 
     async def stage(
         self,
@@ -112,6 +145,7 @@ class EventStream:
         container: str | None = None,
         duration: float | None = None,
         error: ErrorInfo | None = None,
+        outputs: Mapping[str, Any] | None = None,
     ) -> None:
         await self._room()
         self._seq += 1
@@ -125,7 +159,8 @@ class EventStream:
                 state=state,
                 container=container,
                 duration=duration,
-                error=error,
+                error=self.redaction.optional_error(error),
+                outputs=self.redaction.values(outputs) if outputs else msgspec.UNSET,
             )
         )
 
@@ -141,6 +176,7 @@ class EventStream:
         used: Usage | None = None,
         output_bytes: int = 0,
         error: ErrorInfo | None = None,
+        group: Sequence[str] = (),
     ) -> None:
         await self._room()
         self._seq += 1
@@ -151,7 +187,7 @@ class EventStream:
                 attempt=self.attempt,
                 seq=self._seq,
                 stage=stage,
-                argv=shortened(argv),
+                argv=shortened(self.redaction.words(argv)),
                 container=container,
                 digest=digest,
                 code=code,
@@ -159,7 +195,8 @@ class EventStream:
                 cpu_seconds=None if used is None else used.cpu_seconds,
                 memory_peak_bytes=None if used is None else used.memory_peak_bytes,
                 output_bytes=output_bytes,
-                error=error,
+                error=self.redaction.optional_error(error),
+                group=self.redaction.words(group) if group else msgspec.UNSET,
             )
         )
 
@@ -175,7 +212,7 @@ class EventStream:
             id=self.job,
             number=self.number,
             state=state,
-            error=error,
+            error=self.redaction.optional_error(error),
         )
         self._append(event)
         if state in FINAL_JOB_STATES:
@@ -247,7 +284,14 @@ class EventStream:
         return self._buffer[:], size
 
     def _append_log(
-        self, at: str, stage: str | None, level: Level, source: Source, text: str, service: str | None = None
+        self,
+        at: str,
+        stage: str | None,
+        level: Level,
+        source: Source,
+        text: str,
+        service: str | None = None,
+        place: LogPlace = NO_PLACE,
     ) -> None:
         self._seq += 1
         self._append(
@@ -261,6 +305,9 @@ class EventStream:
                 source=source,
                 text=text,
                 service=msgspec.UNSET if service is None else service,
+                fields=place.fields or msgspec.UNSET,
+                group=place.group or msgspec.UNSET,
+                heading=place.heading or msgspec.UNSET,
             )
         )
 

@@ -16,15 +16,17 @@ that never waits cannot be ended without its process (``sandbox.process``): then
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
 from typing import Final
 
 import anyio
 import msgspec
 
-import plugins
+from plugins import Plugin
 from runner import kept_workspace
 from runner import owner as owners
 from runner.caches import CacheStore, JobCaches
@@ -37,6 +39,11 @@ from runner.host_calls import JobHostCalls
 from runner.job_context import ArtifactStore, JobContext, WorkspaceStore
 from runner.kept import Keeper
 from runner.losses import AttemptLost, Losses
+from runner.outputs import JobOutputs
+from runner.plugin_hooks import PluginHooks
+from runner.plugin_rights import PluginRights
+from runner.plugin_store import PluginStore
+from runner.secrets import NO_SECRETS, JobSecrets, SecretStore
 from runner.stages import StageFailed, Stages, skip
 from runner.web.exchange import Web
 from sandbox.parent import WarmParent
@@ -44,8 +51,9 @@ from sandbox.process import JobFacts, Sandbox
 from schema.definition import CANCEL_GRACE_SECONDS, FINALLY_SECONDS, PipelineDefinition, StageDefinition
 from schema.errors import ErrorInfo, MoonyardError, single_error
 from schema.events import JobEvent
+from schema.plugins import LockedPlugin
 from schema.states import JobState
-from schema.wire import Resume
+from schema.wire import Resume, Trigger
 
 log: Final = logging.getLogger(__name__)
 
@@ -65,6 +73,11 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     filename: str
     source: str
     inputs: dict[str, str | int | float | bool]
+    version: str | None = None
+    """The SHA-256 of its source; None has it worked out."""
+    plugins: list[LockedPlugin] = []
+    """What its version is locked with."""
+    trigger: Trigger = Trigger(kind="run")
     resume: Resume | None = None
     """What it begins with, where that is not the first stage."""
     keep_on_failure: float | None = None
@@ -103,12 +116,16 @@ class Job:
         artifacts: ArtifactStore,
         caches: CacheStore,
         web: Web,
+        plugins: PluginStore | None = None,
         workspaces: WorkspaceStore | None = None,
         before_loss: Callable[[], Awaitable[None]] | None = None,
         keeper: Keeper | None = None,
+        secrets: SecretStore = NO_SECRETS,
     ) -> None:
         """Prepare.
 
+        :param secrets: where the secrets come from that its pipeline may have.
+        :param plugins: where those come from that the order names, if it names any.
         :param keeper: takes over what is left of it, where that is wanted and it failed.
         :param before_loss: called before it is told that the attempt was lost, and so before it is run again.
         """
@@ -120,6 +137,7 @@ class Job:
         self._artifacts = artifacts
         self._caches = caches
         self._web = web
+        self._plugins = plugins
         self._workspaces = workspaces
         self._scope = anyio.CancelScope()
         self._stop = Stop()
@@ -129,6 +147,8 @@ class Job:
         self._losses = Losses()
         self._before_loss = before_loss
         self._keeper = keeper
+        self._secrets = JobSecrets(secrets, stream)
+        self._variables: dict[str, str] = {}
         self.containers: JobContainers | None = None
         """While it has any."""
 
@@ -196,23 +216,27 @@ class Job:
     async def _run_stages(self) -> None:
         async with AsyncExitStack() as held, AsyncExitStack() as stack:
             stack.enter_context(single_error())
-            workspace = await held.enter_async_context(
-                owners.workspace(self._owner, self._order.id, self._order.attempt)
-            )
+            workspace = await held.enter_async_context(self._workspace())
             tasks = await stack.enter_async_context(anyio.create_task_group())
             containers = JobContainers(
                 engine=self._engine,
                 stream=self._stream,
                 workspace=workspace,
-                environment=self._environment(),
                 tasks=tasks,
                 keeps_failed=self._order.keep_on_failure is not None,
             )
             self.containers = containers
             stack.push_async_callback(_remove_all, containers)
+            plugins: Mapping[str, Plugin] = {}
+            if self._order.plugins:
+                assert self._plugins is not None, "an order with plugins comes with where to get them"
+                plugins = await self._plugins.fetch(self._order.plugins)
             sandbox = await stack.enter_async_context(self._parent.fork())
-            definition = await sandbox.load(self._order.filename, self._order.source, plugins.shipped())
+            definition = await sandbox.load(self._order.filename, self._order.source, plugins)
+            definition = self._part(definition)
             containers.pipeline = definition.name
+            self._variables = {**self._given(definition), **definition.env}
+            containers.environment = self._variables
             context = JobContext(
                 stages=[*definition.stages, *definition.on_cancel, *definition.finally_],
                 stream=self._stream,
@@ -230,6 +254,10 @@ class Job:
                 losses=self._losses,
                 web=self._web,
                 stop=self._stop,
+                outputs=JobOutputs(),
+                rights=PluginRights(plugins),
+                scratch=self._owner.folder,
+                secrets=self._secrets,
             )
             if definition.cancel_grace is not None:
                 self._grace = definition.cancel_grace
@@ -238,6 +266,21 @@ class Job:
             except MoonyardError as failure:
                 await self._keep(failure, containers, held)
                 raise
+
+    # What a job that is only run for a test does otherwise (``runner.testing.rehearsal``).
+
+    def _workspace(self) -> AbstractAsyncContextManager[Path]:
+        return owners.workspace(self._owner, self._order.id, self._order.attempt)
+
+    def _part(self, definition: PipelineDefinition) -> PipelineDefinition:
+        """Give what of a pipeline is run."""
+        return definition
+
+    def _host_calls(self, context: JobContext) -> JobHostCalls:
+        return JobHostCalls(context)
+
+    async def _pause(self, seconds: float) -> None:
+        await anyio.sleep(seconds)
 
     async def _keep(self, failure: MoonyardError, containers: JobContainers, held: AsyncExitStack) -> None:
         """Hand over what is left of an attempt that failed, and was neither cancelled nor lost."""
@@ -252,13 +295,17 @@ class Job:
             number=self._order.number,
             attempt=self._order.attempt,
             pipeline=definition.name,
+            version=self._version(),
+            trigger=self._order.trigger,
             inputs=self._order.inputs,
+            env=self._variables,
         )
-        calls = JobHostCalls(context)
+        calls = self._host_calls(context)
         failure: MoonyardError | None = None
         graph = await self._begin(definition, context)
+        hooks = PluginHooks(sandbox, calls, context)
         try:
-            await self._run_graph(graph, definition, sandbox, facts, calls, context)
+            await self._run_graph(graph, definition, sandbox, facts, calls, context, hooks)
         except MoonyardError as error:
             failure = error
         if failure is None or (sandbox.is_alive and not self._cancel_asked and not self._losses.behind(failure)):
@@ -272,6 +319,7 @@ class Job:
             facts = msgspec.structs.replace(self._with_outcome(facts, failure), stages=graph.states)
             late = await self._run_afterwards(definition, sandbox, facts, calls, context)
             failure = failure or late
+            await hooks.tear_down()
         if failure is not None:
             raise failure
 
@@ -288,6 +336,7 @@ class Job:
         await skip(context, definition.stages[:first])
         for stage in definition.stages[:first]:
             graph.settle(stage.name, "succeeded")
+        context.outputs.take_over(resume.outputs, [stage.name for stage in definition.stages[:first]])
         begins = f"it begins with stage `{resume.stage}`: the stages before it were done in an earlier attempt"
         if not resume.workspace or self._workspaces is None:
             await self._stream.log(None, "info", "system", f"{begins}; the workspace is empty")
@@ -304,6 +353,7 @@ class Job:
         facts: JobFacts,
         calls: JobHostCalls,
         context: JobContext,
+        hooks: PluginHooks,
     ) -> None:
         async def run_stage(stage: StageDefinition, facts: JobFacts, stop: Stop) -> None:
             await self._run_stage(stage, sandbox, facts, calls, context, stop)
@@ -319,6 +369,11 @@ class Job:
         )
         seconds = definition.timeout or JOB_SECONDS_DEFAULT
         async with limited(self._stop, seconds):
+            try:
+                await hooks.set_up()
+            except BaseException:
+                await skip(context, graph.waiting)
+                raise
             await stages.run()
         if stages.failure is not None:
             raise stages.failure
@@ -371,7 +426,8 @@ class Job:
         if self._cancel_asked:
             return msgspec.structs.replace(facts, state="cancelled")
         if failure is not None:
-            return msgspec.structs.replace(facts, state="failed", error=failure.info)
+            # A script is to see of it what everybody else does.
+            return msgspec.structs.replace(facts, state="failed", error=self._stream.redaction.error(failure.info))
         return msgspec.structs.replace(facts, state="succeeded")
 
     async def _run_stage(
@@ -402,7 +458,7 @@ class Job:
                     stage.name, "warn", "system", f"{failure.message}; trying again{when} ({tries_left} left)"
                 )
                 context.containers.forget_stage(stage.name)
-                await anyio.sleep(pause)
+                await self._pause(pause)
             else:
                 return
 
@@ -422,6 +478,8 @@ class Job:
             return round(anyio.current_time() - started, 6)
 
         has_failed = False
+        context.outputs.begin(stage.name)
+        facts = msgspec.structs.replace(facts, stage=stage.name, outputs=context.outputs.values)
         stop = context.stops[stage.name] = Stop(whole)
         try:
             await context.caches.restore(stage)
@@ -443,24 +501,34 @@ class Job:
             self._losses.note(error)
             failure = StageFailed(f"stage `{stage.name}` failed: {error.message}", where=error.where)
             failure.__cause__ = error
-            await self._stream.stage(stage.name, "failed", duration=duration(), error=failure.info)
+            told = context.outputs.of(stage.name)
+            await self._stream.stage(stage.name, "failed", duration=duration(), error=failure.info, outputs=told)
             raise failure from error
         except anyio.get_cancelled_exc_class():
             context.containers.close_blocks_of(stage.name)
             with anyio.CancelScope(shield=True), anyio.move_on_after(CLEANUP_SECONDS):
-                await self._stream.stage(stage.name, "cancelled", duration=duration())
+                told = context.outputs.of(stage.name)
+                await self._stream.stage(stage.name, "cancelled", duration=duration(), outputs=told)
             raise
         finally:
             context.containers.end_stage(stage.name, has_failed=has_failed)
-        await self._stream.stage(stage.name, "succeeded", duration=duration())
+        told = context.outputs.of(stage.name)
+        await self._stream.stage(stage.name, "succeeded", duration=duration(), outputs=told)
 
-    def _environment(self) -> dict[str, str]:
+    def _version(self) -> str:
+        return self._order.version or hashlib.sha256(self._order.source.encode()).hexdigest()
+
+    def _given(self, definition: PipelineDefinition) -> dict[str, str]:
+        """Give the variables that each container of the job has, whatever the pipeline says."""
         return {
             "CI": "true",
             "MOONYARD": "true",
             "MOONYARD_JOB": self._order.id,
             "MOONYARD_JOB_NUMBER": "" if self._order.number is None else str(self._order.number),
             "MOONYARD_ATTEMPT": str(self._order.attempt),
+            "MOONYARD_PIPELINE": definition.name,
+            "MOONYARD_VERSION": self._version(),
+            "MOONYARD_TRIGGER": self._order.trigger.kind,
         }
 
 

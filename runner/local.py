@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-from collections.abc import Callable, Sequence
-from io import BufferedReader, BufferedWriter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import anyio
 import anyio.to_thread
 
-import plugins
+from plugins.resolution import Catalogue
 from runner import owner as owners
+from runner.artifact_stores import FolderArtifacts
 from runner.cache_folder import CACHE_BYTES, CacheFolder
 from runner.cache_stores import LocalCaches
 from runner.engine.engine import Engine
 from runner.engine.settings import EngineSettings
 from runner.event_stream import EventStream
 from runner.job import Job, JobOrder
-from runner.job_context import SavedArtifact
+from runner.kept_here import KeptHere
+from runner.plugin_store import ResolvedPlugins
 from runner.reaper import reaping
+from runner.redaction.credentials import Credentials, RedactSettings
+from runner.redaction.redactor import Redaction
+from runner.secrets import GivenSecrets
 from runner.web.exchange import Web, WebSettings
+from sandbox import loading
 from sandbox.parent import WarmParent
 from schema.definition import resolve_inputs
-from schema.errors import MoonyardError, single_error
+from schema.errors import single_error
 from schema.events import JobEvent
 from schema.ids import uuid7
 
@@ -43,52 +47,6 @@ class PrintingSink:
         await anyio.to_thread.run_sync(self._print_lines, b"".join(lines))
 
 
-class FolderArtifacts:
-    """Keeps artifacts as files below a folder, one folder a job."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    async def save(self, file: BufferedReader, name: str, content_type: str) -> SavedArtifact:
-        del content_type
-        return await anyio.to_thread.run_sync(self._save, file, name)
-
-    def _save(self, file: BufferedReader, name: str) -> SavedArtifact:
-        target = self._folder / name
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as copy:
-                self._copy(file, copy, target)
-            with target.open("rb") as copy:
-                sha256 = hashlib.file_digest(copy, "sha256").hexdigest()
-            return SavedArtifact(sha256=sha256, size_bytes=target.stat().st_size)
-        except (FileExistsError, NotADirectoryError) as error:
-            if not self._folder.is_dir():
-                raise _not_kept(name, self._folder, error) from error
-            raise MoonyardError(
-                f"the job has an artifact `{name}` already, or one that needs this name for a folder",
-                code="artifact_exists",
-                hint="Give this one another `name`.",
-            ) from error
-        except OSError as error:
-            raise _not_kept(name, self._folder, error) from error
-
-    def _copy(self, file: BufferedReader, copy: BufferedWriter, target: Path) -> None:
-        try:
-            shutil.copyfileobj(file, copy, 1024 * 1024)
-        except BaseException:
-            target.unlink()  # half a file would pass for a whole one
-            raise
-
-
-def _not_kept(name: str, folder: Path, error: OSError) -> MoonyardError:
-    return MoonyardError(
-        f"artifact `{name}` cannot be written to {folder} ({error.strerror})",
-        code="artifact_not_kept",
-        hint="`moonyard run` keeps artifacts below the working folder: it has to be writable, with room left.",
-    )
-
-
 async def run(
     *,
     filename: str,
@@ -100,19 +58,28 @@ async def run(
     stop: anyio.Event,
     kill: anyio.Event,
     cache_budget: int = CACHE_BYTES,
+    keep_on_failure: float | None = None,
+    kept: Callable[[], None] = lambda: None,
     web_settings: WebSettings = WebSettings(),  # noqa: B008  # it never changes
+    redact_settings: RedactSettings = RedactSettings(),  # noqa: B008
+    secrets: Mapping[str, bytes] = MappingProxyType({}),
+    catalogue: Catalogue = loading.SHIPPED_ONLY,
 ) -> JobEvent:
     """Run a pipeline file to its final event. ``stop``, once set, cancels the job; ``kill`` ends it at once.
 
     :param print_lines: takes one or more whole JSON lines of events.
+    :param keep_on_failure: seconds for which its containers and workspace are kept if it fails, or until ``stop``.
+    :param secrets: what the pipeline may have, by name.
+    :param catalogue: where its plugins are looked for.
+    :param kept: called when the final event has been told and they are.
     :raises MoonyardError: when the pipeline or its inputs are wrong, or there is no engine: then nothing ran.
     """
     job_id = str(uuid7())
-    stream = EventStream(job=job_id, number=None, attempt=1, sink=PrintingSink(print_lines))
+    redaction = Redaction(Credentials(redact_settings))
+    stream = EventStream(job=job_id, number=None, attempt=1, sink=PrintingSink(print_lines), redaction=redaction)
     async with WarmParent.start() as parent:
-        async with parent.fork() as sandbox:
-            definition = await sandbox.load(filename, source, plugins.shipped())
-        resolved = resolve_inputs(definition, inputs)
+        loaded = await loading.load(parent, filename, source, catalogue)
+        resolved = resolve_inputs(loaded.definition, inputs)
         with owners.take(engine_settings.state_folder) as owner:
             async with (
                 Engine.open(engine_settings, owner.name) as engine,
@@ -121,17 +88,34 @@ async def run(
             ):
                 caches = CacheFolder(engine_settings.state_folder, cache_budget)
                 await caches.trim()
+                keeper = KeptHere(engine)
                 job = Job(
-                    JobOrder(id=job_id, number=None, attempt=1, filename=filename, source=source, inputs=resolved),
+                    JobOrder(
+                        id=job_id,
+                        number=None,
+                        attempt=1,
+                        filename=filename,
+                        source=source,
+                        inputs=resolved,
+                        plugins=loaded.resolved.lock,
+                        keep_on_failure=keep_on_failure,
+                    ),
                     engine=engine,
                     parent=parent,
                     owner=owner,
                     stream=stream,
-                    artifacts=FolderArtifacts(artifact_folder / job_id),
+                    artifacts=FolderArtifacts(artifact_folder / job_id, job_id),
                     caches=LocalCaches(caches),
                     web=web,
+                    plugins=ResolvedPlugins(loaded.resolved.plugins),
+                    keeper=keeper,
+                    secrets=GivenSecrets(secrets),
                 )
-                return await _run_delivering(job, stream, stop, kill)
+                final = await _run_delivering(job, stream, stop, kill)
+                if keeper.is_holding:
+                    kept()
+                    await keeper.hold(stop)
+                return final
 
 
 async def _run_delivering(job: Job, stream: EventStream, stop: anyio.Event, kill: anyio.Event) -> JobEvent:

@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import secrets
+import subprocess
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -22,11 +23,12 @@ import anyio
 import anyio.to_thread
 
 from runner import default_acl
-from runner.engine.errors import StateFolderUnusable, keeping
+from runner.engine.errors import EngineLost, StateFolderUnusable, keeping
 from schema.errors import MoonyardError
 
 log: Final = logging.getLogger(__name__)
 CLEARING_SECONDS: Final = 60.0
+CLEARING_PAUSE_SECONDS: Final = 0.5
 ROOM_BYTES: Final = 1024 * 1024
 """What a disk has to have room for that is not to be called full."""
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -116,7 +118,7 @@ async def clear_leftovers(state_folder: Path, owner: Owner, engine: ContainerRem
                 with _lock_of_the_dead(folder) as dead:
                     if not dead:
                         continue
-                    count = await engine.remove_containers(folder.name)
+                    count = await _remove_containers(engine, folder.name)
                     await anyio.to_thread.run_sync(remove_tree, folder)
                     cleared += 1
                     log.info("cleared up after a process that ended early: %d containers, %s", count, folder)
@@ -127,6 +129,16 @@ async def clear_leftovers(state_folder: Path, owner: Owner, engine: ContainerRem
             hint="The next start tries again; `podman ps -a --filter label=moonyard.owner` lists the containers.",
         ) from error
     return cleared
+
+
+async def _remove_containers(engine: ContainerRemover, owner: str) -> int:
+    """Remove an owner's containers, also by an engine that dies under it and comes back."""
+    while True:
+        try:
+            return await engine.remove_containers(owner)
+        except EngineLost as error:
+            log.warning("clearing up after owner %s failed (%s); it is tried again", owner, error.message)
+            await anyio.sleep(CLEARING_PAUSE_SECONDS)
 
 
 @contextmanager
@@ -153,6 +165,9 @@ def remove_tree(folder: Path) -> None:
     It works by directory handles, so a link that a container planted is removed, never followed. What lies deeper than
     one level is first moved up, for a path of thousands of folders is longer than the system's calls take, and a
     handle for each would be more than a process may have.
+
+    Where the engine is not root's, a container's users are others to this machine than its root, which is this
+    process's own user. What one of them closed to all others is removed in the user namespace that they belong to.
     """
     try:
         folder.chmod(0o700)
@@ -161,9 +176,26 @@ def remove_tree(folder: Path) -> None:
         return
     try:
         empty_folder(root)
+    except PermissionError:
+        if os.geteuid() == 0 or not _remove_in_user_namespace(folder):
+            raise
+        return
     finally:
         os.close(root)
     folder.rmdir()
+
+
+def _remove_in_user_namespace(folder: Path) -> bool:
+    """Remove a folder as root of the namespace that containers' users belong to; tell whether it is gone."""
+    command = ["podman", "unshare", "rm", "-rf", "--one-file-system", "--", str(folder)]
+    try:
+        subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=CLEARING_SECONDS, cwd="/"
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("%s could not be removed in the containers' user namespace (%s)", folder, error)
+        return False
+    return True
 
 
 def empty_folder(root: int, check: Callable[[], None] = lambda: None) -> None:

@@ -124,6 +124,7 @@ class Services:
             kind="service",
             env=definition.env,
             command=definition.command,
+            rights=definition.rights,
             networks=self.networks,
             aliases=[name],
             hosts={} if self._outer is None else self._outer.hosts,
@@ -185,6 +186,7 @@ class Service:
         self._stage = stage
         self._started = anyio.current_time()
         self._splitters = {1: LineSplitter(), 2: LineSplitter()}
+        self._redacted = {1: stream.redaction.stream(), 2: stream.redaction.stream()}
         self._last: deque[str] = deque(maxlen=LAST_LINES)
         self._log_bytes = 0
         self._is_ready = False
@@ -220,14 +222,16 @@ class Service:
                     await self._tell("warn", f"service `{self.name}` ended with exit code {self._code}")
         finally:
             with anyio.CancelScope(shield=True):
-                for splitter in self._splitters.values():
+                for number, splitter in self._splitters.items():
+                    await self._tell_lines(splitter.feed(self._redacted[number].finish()))
                     await self._tell_lines(splitter.finish())
             self._silent.set()
 
     async def _read(self, said: Stream) -> None:
         try:
             while (message := await said.read_out()) is not None:
-                await self._tell_lines(self._splitters[message.stream].feed(message.data))
+                shown = self._redacted[message.stream].feed(message.data)
+                await self._tell_lines(self._splitters[message.stream].feed(shown))
         except (aiohttp.ClientError, OSError, DockerError):
             return  # whether it has ended is to be asked
         finally:

@@ -108,7 +108,13 @@ class Stages:
         self._begin_more(tasks)
 
     async def _outcome(self, stage: StageDefinition, stop: Stop) -> Outcome:
-        facts = msgspec.structs.replace(self._facts, matrix=stage.matrix, stages=self._graph.states)
+        facts = msgspec.structs.replace(
+            self._facts,
+            stage=stage.name,
+            matrix=stage.matrix,
+            stages=self._graph.states,
+            outputs=self._context.outputs.values,
+        )
         try:
             if stage.when == "function" and not await self._ask(stage, facts):
                 await skip(self._context, [stage])

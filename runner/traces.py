@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from runner.event_stream import EventStream, Sink
+from runner.redaction.redactor import Redaction
 from schema import tracing
 from schema.errors import ErrorInfo
 from schema.events import AnyEvent, CommandEvent, JobEvent, StageEvent
@@ -18,18 +19,24 @@ from schema.wire import Assignment
 STOPPED: Final = "attempt_stopped"
 
 
-def stream(tracer: Tracer | None, assignment: Assignment, sink: Sink) -> EventStream:
+def stream(
+    tracer: Tracer | None, assignment: Assignment, sink: Sink, redaction: Redaction | None = None
+) -> EventStream:
     """Make the event stream of an attempt, a traced one where there is a tracer."""
     if tracer is not None:
-        return TracedEventStream(tracer, assignment, sink)
-    return EventStream(job=assignment.job, number=assignment.number, attempt=assignment.attempt, sink=sink)
+        return TracedEventStream(tracer, assignment, sink, redaction)
+    return EventStream(
+        job=assignment.job, number=assignment.number, attempt=assignment.attempt, sink=sink, redaction=redaction
+    )
 
 
 class TracedEventStream(EventStream):
     """An event stream whose events make spans."""
 
-    def __init__(self, tracer: Tracer, assignment: Assignment, sink: Sink) -> None:
-        super().__init__(job=assignment.job, number=assignment.number, attempt=assignment.attempt, sink=sink)
+    def __init__(self, tracer: Tracer, assignment: Assignment, sink: Sink, redaction: Redaction | None = None) -> None:
+        super().__init__(
+            job=assignment.job, number=assignment.number, attempt=assignment.attempt, sink=sink, redaction=redaction
+        )
         self._trace = AttemptTrace(tracer, assignment)
 
     async def deliver_all(self) -> None:

@@ -7,8 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final, TypeVar, get_args
 
 from sandbox.frames import lua_type
-from sandbox.locations import Path
-from sandbox.services import Telling
+from sandbox.locations import Path, Telling
 from schema.caches import PLACEHOLDER
 from schema.definition import CacheDefinition, CachePolicy, CacheWhen
 

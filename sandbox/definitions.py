@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Final, get_args
 
-from sandbox import locations, matrix
+from plugins import Plugin, versions
+from sandbox import locations, matrix, references
 from sandbox.caches import CacheChecker
 from sandbox.frames import Function, lua_type
 from sandbox.rights import RIGHTS_FIELDS, RightsChecker
@@ -33,12 +34,14 @@ from schema.definition import (
     When,
     input_value,
 )
+from schema.errors import MoonyardError
 
 PIPELINE_FIELDS: Final = (
     "name",
     "description",
     "plugins",
     "inputs",
+    "env",
     "stages",
     "on_cancel",
     "finally",
@@ -55,6 +58,7 @@ PIPELINE_FIELDS: Final = (
     "parallel",
     "fail_fast",
     "cache",
+    "artifact_readers",
 )
 STAGE_FIELDS: Final = (
     "name",
@@ -91,20 +95,28 @@ IMAGE_LENGTH_MAXIMUM: Final = 500
 CANCEL_GRACE_MAXIMUM: Final = 600.0
 CONCURRENCY_MAXIMUM: Final = 10_000
 PARALLEL_MAXIMUM: Final = 64
+READERS_MAXIMUM: Final = 100
 GROUP_LENGTH_MAXIMUM: Final = 200
 _PLACEHOLDER: Final = re.compile(r"\$\{([^}]*)\}")
 
 
 def check(
-    filename: str, source: str, value: object, required: Mapping[str, int], known_plugins: Collection[str]
+    filename: str,
+    source: str,
+    value: object,
+    required: Mapping[str, int],
+    plugins: Mapping[str, Plugin],
+    plugin_problems: Mapping[str, MoonyardError] | None = None,
 ) -> PipelineDefinition:
     """Check a pipeline.
 
     :param value: what the file returned, as plain data with ``Function`` for functions.
     :param required: the plugins that the file's top level required, with the lines.
+    :param plugins: those that are there, by name.
+    :param plugin_problems: why others are not, by name.
     :raises PipelineInvalid: with all problems at once.
     """
-    checker = _Checker(filename, source, known_plugins)
+    checker = _Checker(filename, source, plugins, plugin_problems or {})
     definition = checker.pipeline(value)
     if isinstance(value, dict):
         checker.requirements(required)
@@ -119,11 +131,18 @@ def _line(problem: Problem) -> int:
 
 
 class _Checker:
-    def __init__(self, filename: str, source: str, known_plugins: Collection[str]) -> None:
+    def __init__(
+        self,
+        filename: str,
+        source: str,
+        known_plugins: Mapping[str, Plugin],
+        plugin_problems: Mapping[str, MoonyardError],
+    ) -> None:
         self.problems: list[Problem] = []
         self._filename = filename
         self._lines = locations.locate(source)
-        self._known_plugins = sorted(known_plugins)
+        self._known_plugins = known_plugins
+        self._plugin_problems = plugin_problems
         self._plugins: list[str] = []
         self._combinations: dict[str, list[matrix.Combination]] = {}
         """By their stages' names."""
@@ -131,7 +150,11 @@ class _Checker:
         self._caches = CacheChecker(problem=self.problem, unknown_fields=self._unknown_fields)
         self._rights = RightsChecker(problem=self.problem, boolean=self._boolean)
         self._services = ServiceChecker(
-            problem=self.problem, unknown_fields=self._unknown_fields, image=self._image, duration=self._duration
+            problem=self.problem,
+            unknown_fields=self._unknown_fields,
+            image=self._image,
+            duration=self._duration,
+            rights=self._rights,
         )
 
     def problem(self, path: locations.Path, message: str, hint: str | None = None, line: int | None = None) -> None:
@@ -160,6 +183,7 @@ class _Checker:
             description=self._text(("description",), table.get("description")),
             plugins=self._plugins,
             inputs=inputs,
+            env=self._services.env(("env",), "the pipeline", table.get("env")),
             stages=self._expanded(self._in_order(stages)),
             on_cancel=on_cancel,
             finally_=finally_,
@@ -182,6 +206,7 @@ class _Checker:
             else self._whole(("parallel",), "the pipeline", table["parallel"], 1, PARALLEL_MAXIMUM),
             fail_fast=self._boolean(("fail_fast",), "the pipeline", table.get("fail_fast"), default=True),
             cache=self._caches.caches(("cache",), "the pipeline", table.get("cache"), inputs=inputs),
+            artifact_readers=self._readers(table.get("artifact_readers")),
         )
 
     def requirements(self, required: Mapping[str, int]) -> None:
@@ -286,6 +311,27 @@ class _Checker:
         times_tried = self._whole((*path, "times"), of, table.get("times"), 0, RETRIES_MAXIMUM)
         return times_tried, self._duration((*path, "delay"), table.get("delay")) or 0.0, backoff
 
+    def _readers(self, value: object) -> list[str]:
+        entries = [] if value is None else _list(value)
+        if entries is None or len(entries) > READERS_MAXIMUM:
+            self.problem(
+                ("artifact_readers",),
+                f"`artifact_readers` must be a list of up to {READERS_MAXIMUM} pipelines' names, got "
+                + (lua_type(value) if entries is None else str(len(entries))),
+                'Write `artifact_readers = { "deploy" }`.',
+            )
+            return []
+        names: list[str] = []
+        for index, name in enumerate(entries, 1):
+            if isinstance(name, str) and NAME_PATTERN.fullmatch(name):
+                names.append(name)
+            else:
+                self.problem(
+                    ("artifact_readers", index),
+                    f"`artifact_readers[{index}]` must be a pipeline's name, got {_shown(name)}",
+                )
+        return sorted(set(names))
+
     def _tags(self, value: object) -> list[str]:
         entries = [] if value is None else _list(value)
         if entries is None or len(entries) > TAGS_MAXIMUM:
@@ -344,29 +390,22 @@ class _Checker:
         return value
 
     def _plugin_names(self, value: object) -> list[str]:
-        entries = [] if value is None else _list(value)
-        if entries is None:
-            self.problem(
-                ("plugins",),
-                f"`plugins` must be a list of names, got {lua_type(value)}",
-                'Write `plugins = { "git" }`.',
-            )
-            return []
         names: list[str] = []
-        for index, name in enumerate(entries, 1):
-            path = ("plugins", index)
-            if not isinstance(name, str):
-                self.problem(path, f"`plugins[{index}]` must be a plugin's name, got {lua_type(name)}")
-            elif name not in self._known_plugins:
+        for path, reference in references.read(value, self.problem):
+            name = reference.name
+            plugin = self._known_plugins.get(name)
+            if (why := self._plugin_problems.get(name)) is not None:
+                self.problem(path, why.message, why.hint)
+            elif plugin is None:
                 near = difflib.get_close_matches(name, self._known_plugins, n=1)
                 self.problem(
                     path,
                     f"there is no plugin `{name}`"
                     + (f"; did you mean `{near[0]}`?" if near else "")
-                    + f" (plugins: {', '.join(self._known_plugins)})",
+                    + f" (plugins: {', '.join(sorted(self._known_plugins))})",
                 )
-            elif name in names:
-                self.problem(path, f"plugin `{name}` is named twice")
+            elif reference.range is not None and not versions.fits(plugin.version, reference.range):
+                self.problem(path, f"plugin `{name}` is version {plugin.version} here, and `{reference}` is asked for")
             else:
                 names.append(name)
         return names

@@ -23,6 +23,9 @@ SCRIPT_FORMAT: Final = ">I"
 FRAME_BYTES_MAXIMUM: Final = 32 * 1024 * 1024
 FUNCTION_EXTENSION: Final = 1
 NULL_EXTENSION: Final = 2
+SECRET_EXTENSION: Final = 3
+SECRET_PARTS_MAXIMUM: Final = 1000
+SECRET_NAME_LENGTH_MAXIMUM: Final = 100
 NULL: Final[Value] = cast("Value", msgspec.msgpack.Ext(NULL_EXTENSION, b"\0"))
 """Goes to Lua as ``json.null``, for nil is nothing there: no list holds it, and no table. It comes back as None."""
 
@@ -31,6 +34,25 @@ class Function(msgspec.Struct, frozen=True):
     """Stands for a Lua function, which never leaves its process."""
 
     line: int
+
+
+class Secret(msgspec.Struct, frozen=True):
+    """Stands for what ``secret.get`` gives in Lua: names of secrets, with text around them, and no value of any.
+
+    A hostile process can make one of any name: who may have it is decided where values are.
+    """
+
+    parts: tuple[str | bytes | SecretName, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys(part.name for part in self.parts if isinstance(part, SecretName)))
+
+
+class SecretName(msgspec.Struct, frozen=True):
+    """The place of a secret's value."""
+
+    name: str
 
 
 def lua_type(value: object) -> str:
@@ -46,6 +68,8 @@ def lua_type(value: object) -> str:
             return "a string"
         case Function():
             return "a function"
+        case Secret():
+            return "a secret"
         case list():
             return "a list"
         case _:
@@ -64,6 +88,20 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="loa
     """Whatever the file returned; nil does not travel."""
     required: dict[str, int] = {}
     """The plugins that its top level required, with the lines."""
+    setup: list[str] = []
+    """The plugins that want to be called before the first stage, those that others need first."""
+    teardown: list[str] = []
+    """The same for the job's end."""
+
+
+class Described(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="described"):
+    """What a plugin declares: unchecked, but for what Lua itself had to look at."""
+
+    operations: Any = None
+    modules: list[str] = []
+    """All core modules that there are."""
+    setup: bool = False
+    teardown: bool = False
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="failed"):
@@ -85,6 +123,19 @@ class HostCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="c
     name: str
     arguments: list[Any]
     plugin: str | None = None
+    group: list[Any] = []
+    """The names of the groups of log lines that the caller is in, outermost first."""
+
+
+class Branches(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="fork"):
+    """A script has functions that are to run at the same time, and waits for their ends."""
+
+    first: int
+    """The number of the first; the others follow it."""
+    count: int
+    limit: int
+    """How many run at once."""
+    plugin: str | None = None
 
 
 class LogCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="log"):
@@ -92,15 +143,39 @@ class LogCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="lo
     text: Any
     """A string, or bytes where it is no UTF-8: a union of the two is more than the decoder takes."""
     plugin: str | None = None
+    fields: dict[str, Any] = {}
+    group: list[Any] = []
+    heading: bool = False
+    """It begins the innermost group, and is its name."""
 
 
-FromLua = Ready | Loaded | Failed | Done | Abandoned | HostCall | LogCall
+FromLua = Ready | Loaded | Described | Failed | Done | Abandoned | HostCall | Branches | LogCall
 
 
-def _extension(code: int, data: memoryview) -> Function:
-    if code != FUNCTION_EXTENSION:
-        raise ValueError(f"extension {code} is not known")
-    return Function(int.from_bytes(data, "big", signed=True))
+def _extension(code: int, data: memoryview) -> Function | Secret:
+    if code == FUNCTION_EXTENSION:
+        return Function(int.from_bytes(data, "big", signed=True))
+    if code == SECRET_EXTENSION:
+        return _secret(data)
+    raise ValueError(f"extension {code} is not known")
+
+
+def _secret(data: memoryview) -> Secret:
+    parts: list[str | bytes | SecretName] = []
+    for part in _secret_parts.decode(data):
+        match part:
+            case [str(name)] if 0 < len(name) <= SECRET_NAME_LENGTH_MAXIMUM:
+                parts.append(SecretName(name))
+            case str() | bytes():
+                parts.append(part)
+            case _:
+                raise ValueError("a secret has a part that is neither text nor a name")
+    if not 0 < len(parts) <= SECRET_PARTS_MAXIMUM:
+        raise ValueError(f"a secret of {len(parts)} parts")
+    return Secret(tuple(parts))
+
+
+_secret_parts: Final = msgspec.msgpack.Decoder(list[Any])
 
 
 decoder: Final = msgspec.msgpack.Decoder(FromLua, ext_hook=_extension)

@@ -1,16 +1,23 @@
 """Finds where in a pipeline's source its fields stand, so that a problem can be told with its line.
 
-Most pipelines end in ``return { ... }``, written out. That table constructor is walked token by token; each field's
-path, such as ``("stages", 2, "container")``, gets the line it starts on. What is put together by code has no line here,
-and whoever asks falls back to the nearest thing around it that has one.
+Most pipelines end in ``return { ... }``, written out, or return the name of such a table. That table constructor is
+walked token by token; each field's path, such as ``("stages", 2, "container")``, gets the line it starts on. What is
+put together by code has no line here, and whoever asks falls back to the nearest thing around it that has one.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 Path = tuple[str | int, ...]
+
+
+class Telling(Protocol):
+    """Takes a problem, with the path of the field that it is about."""
+
+    def __call__(self, path: Path, message: str, hint: str | None = None) -> None: ...
+
 
 _TOKEN: Final = re.compile(
     r"""
@@ -42,6 +49,25 @@ def locate(source: str) -> dict[Path, int]:
             walk.table((), 0)
             if walk.ends_file():
                 return walk.lines
+    return _locate_by_name(tokens)
+
+
+def _locate_by_name(tokens: list[Token]) -> dict[Path, int]:
+    """Map the fields of a table that has a name: ``local pipeline = { ... } return pipeline``."""
+    end = len(tokens)
+    while end and tokens[end - 1].text == ";":
+        end -= 1
+    if end < 2 or tokens[end - 2].text != "return" or tokens[end - 1].kind != "name":
+        return {}
+    name = tokens[end - 1].text
+    for at in range(end - 3, -1, -1):
+        if tokens[at].text != name or (at and tokens[at - 1].text in {".", ":"}):
+            continue
+        behind = at + (4 if at + 4 < end and tokens[at + 1].text == "<" else 1)  # `<const>`
+        if behind + 1 < end and tokens[behind].text == "=" and tokens[behind + 1].text == "{":
+            walk = _Walk(tokens, behind + 1)
+            walk.table((), 0)
+            return walk.lines
     return {}
 
 

@@ -58,6 +58,15 @@ class WarmParent:
 
         :raises SandboxLost: when there is no process to be had.
         """
+        async with self.process() as process:
+            yield Sandbox(process)
+
+    @asynccontextmanager
+    async def process(self) -> AsyncGenerator[LuaProcess]:
+        """Have a fresh Lua process for the span of a block, in which nothing is loaded.
+
+        :raises SandboxLost: when there is none to be had.
+        """
         process = await self._fork()
         try:
             with anyio.move_on_after(START_SECONDS) as scope:
@@ -66,7 +75,7 @@ class WarmParent:
                 self._tell_missing(ready.missing)
             if scope.cancelled_caught:
                 raise SandboxLost(f"a Lua process did not start within {START_SECONDS:.0f} s")
-            yield Sandbox(process)
+            yield process
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(STOP_SECONDS):
                 await process.end()

@@ -23,21 +23,23 @@ import math
 import signal
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 import anyio.abc
 import msgspec
 
 from plugins import Plugin
-from sandbox import definitions
+from sandbox import definitions, references
 from sandbox.frames import (
     FRAME_BYTES_MAXIMUM,
     LENGTH_FORMAT,
     SCRIPT_FORMAT,
     Abandoned,
+    Branches,
+    Described,
     Done,
     Failed,
     FromLua,
@@ -50,10 +52,12 @@ from sandbox.frames import (
     encoder,
 )
 from schema.definition import MatrixValue, PipelineDefinition, PipelineInvalid, Problem
-from schema.errors import ErrorInfo, MoonyardError
+from schema.errors import ErrorInfo, MoonyardError, single_error
+from schema.plugins import PluginInvalid, PluginReference
 from schema.states import JobState, Level, StageState
+from schema.wire import Trigger
 
-__all__ = ["HostCalls", "JobFacts", "Sandbox", "SandboxFailed", "SandboxLost", "Value"]
+__all__ = ["HostCalls", "JobFacts", "LogPlace", "Sandbox", "SandboxFailed", "SandboxLost", "Value"]
 
 log: Final = logging.getLogger(__name__)
 
@@ -63,6 +67,12 @@ ABANDON_SECONDS: Final = 1.0
 SEND_SECONDS: Final = 10.0
 EXIT_SECONDS: Final = 5.0
 EXIT_UNKNOWN: Final = 256
+BRANCHES_MAXIMUM: Final = 256
+"""How many functions of `parallel` may be under way in one Lua process."""
+GROUPS_MAXIMUM: Final = 8
+NAME_LENGTH_MAXIMUM: Final = 200
+FIELDS_MAXIMUM: Final = 32
+FIELD_LENGTH_MAXIMUM: Final = 1000
 _FROM_OUTSIDE: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """Signals that come to a Lua process from somebody else: its own limits and walls end it by others."""
 _PREFIX_BYTES: Final = struct.calcsize(LENGTH_FORMAT)
@@ -91,7 +101,15 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     number: int | None
     attempt: int
     pipeline: str
+    version: str | None = None
+    """The SHA-256 of the pipeline's source."""
+    trigger: Trigger | None = None
     inputs: dict[str, str | int | float | bool]
+    stage: str = ""
+    env: dict[str, str] = {}
+    """The variables that its containers have."""
+    outputs: dict[str, Value] = {}
+    """What stages that have ended told, and this one."""
     matrix: dict[str, MatrixValue] | None = None
     """Which of its stage's combinations the script is run for."""
     stages: dict[str, StageState] | None = None
@@ -101,17 +119,65 @@ class JobFacts(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorInfo | None = None
 
 
+class LogPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a line of a script's log belongs, and what it tells by name."""
+
+    fields: dict[str, str | int | float | bool] = {}
+    group: list[str] = []
+    heading: bool = False
+    """The line begins the innermost group, and is its name."""
+
+
+class Draft:
+    """A pipeline file that was loaded with placeholders for its plugins."""
+
+    def __init__(self, filename: str, source: str, loaded: Loaded) -> None:
+        self._filename = filename
+        self._source = source
+        self._loaded = loaded
+        table: dict[Any, object] = loaded.pipeline if isinstance(loaded.pipeline, dict) else {}  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]  # looked at there
+        self.references: list[PluginReference] = [
+            reference for _, reference in references.read(table.get("plugins"), _pass_over)
+        ]
+        """The plugins that it names well; what is wrong is told when it is checked."""
+
+    @property
+    def wants_plugins(self) -> bool:
+        return bool(self.references or self._loaded.required)
+
+    @property
+    def unnamed(self) -> set[str]:
+        """What it requires and does not name: plugins, or nothing that there is."""
+        return set(self._loaded.required) - {reference.name for reference in self.references}
+
+    def check(self, plugins: Mapping[str, Plugin], problems: Mapping[str, MoonyardError]) -> PipelineDefinition:
+        """Check the file without its plugins' code.
+
+        :param plugins: those that it names, where they were found.
+        :param problems: why others were not.
+        :raises PipelineInvalid: with everything that is wrong in it.
+        """
+        loaded = self._loaded
+        return definitions.check(self._filename, self._source, loaded.pipeline, loaded.required, plugins, problems)
+
+
 class HostCalls(Protocol):
     """Answers what scripts ask for."""
 
-    async def call(self, stage: str, name: str, arguments: list[Value], *, plugin: str | None = None) -> Value:
+    async def call(
+        self, stage: str, name: str, arguments: list[Value], *, plugin: str | None = None, group: Sequence[str] = ()
+    ) -> Value:
         """Answer one call.
 
+        :param group: the groups of log lines that the caller is in, outermost first.
         :raises MoonyardError: what the script gets as its error.
         """
         ...
 
-    async def log(self, stage: str, level: Level, text: str) -> None: ...
+    async def log(self, stage: str, level: Level, text: str, place: LogPlace) -> None: ...
+
+
+_NO_PLACE: Final = LogPlace()
 
 
 class LuaProcess:
@@ -251,8 +317,14 @@ class Sandbox:
         self._ended: SandboxFailed | None = None
         self._turn = anyio.Lock(fast_acquire=True)  # what follows waits anyway
         self._numbers = itertools.count(1)
+        self._branches = 0
+        """How many functions of `parallel` are under way."""
         self._left: deque[tuple[int, str]] = deque()
         """Scripts that are to be abandoned, by number and stage, by whoever has the turn next."""
+        self.setup: list[str] = []
+        """The plugins to be called before the first stage, in this order; known once the file is loaded."""
+        self.teardown: list[str] = []
+        """Those to be called at the job's end, in the order of their setup."""
 
     @property
     def is_alive(self) -> bool:
@@ -265,25 +337,57 @@ class Sandbox:
         return None if self._ended is None else self._ended.message
 
     async def load(self, filename: str, source: str, plugins: Mapping[str, Plugin]) -> PipelineDefinition:
-        """Load a pipeline file and check it whole.
+        """Load a pipeline file with its plugins and check it whole.
 
+        :param plugins: by name; those that others of them need are among them.
         :raises PipelineInvalid: with everything that is wrong in it.
         :raises SandboxFailed: when the process could not be used.
         """
-        await self._process.send(
-            0,
-            {
-                "op": "load",
-                "filename": filename,
-                "source": source,
-                "plugins": {name: plugin.source for name, plugin in plugins.items()},
-            },
-        )
+        loaded = await self._load(filename, self._load_frame(filename, source, plugins))
+        self.setup, self.teardown = loaded.setup, loaded.teardown
+        return definitions.check(filename, source, loaded.pipeline, loaded.required, plugins)
+
+    async def draft(self, filename: str, source: str) -> Draft:
+        """Load a pipeline file with placeholders for plugins, to see which it names.
+
+        :raises PipelineInvalid: when it cannot be loaded.
+        :raises SandboxFailed: when the process could not be used.
+        """
+        frame = self._load_frame(filename, source, {}) | {"draft": True}
+        return Draft(filename, source, await self._load(filename, frame))
+
+    async def describe(self, plugin: Plugin, plugins: Mapping[str, Plugin]) -> Described:
+        """Load a plugin and give what it declares.
+
+        :raises PluginInvalid: when it cannot be loaded.
+        :raises SandboxFailed: when the process could not be used.
+        """
+        await self._process.send(0, {"op": "describe", "plugin": plugin.name, "plugins": _packages(plugins)})
+        reply: FromLua | None = None
+        with anyio.move_on_after(LOAD_SECONDS):
+            reply = await self._next_but_log()
+        match reply:
+            case Described():
+                return reply
+            case Failed(error=error):
+                problem = _load_problem("", error)
+                raise PluginInvalid(problem.message, code=problem.code, hint=problem.hint, where=error.where)
+            case None:
+                await self._process.end()
+                raise PluginInvalid(
+                    f"plugin `{plugin.name}` did not load within {LOAD_SECONDS:.0f} s", code="cpu_limit"
+                )
+            case _:
+                raise await self._process.breach(reply)
+
+    def _load_frame(self, filename: str, source: str, plugins: Mapping[str, Plugin]) -> dict[str, object]:
+        return {"op": "load", "filename": filename, "source": source, "plugins": _packages(plugins)}
+
+    async def _load(self, filename: str, frame: Mapping[str, object]) -> Loaded:
+        await self._process.send(0, frame)
         try:
             with anyio.fail_after(LOAD_SECONDS):
-                reply = await self._process.receive()
-                while isinstance(reply, LogCall):  # what a top level prints belongs to no job yet
-                    reply = await self._process.receive()
+                reply = await self._next_but_log()  # what a top level prints belongs to no job yet
         except TimeoutError as error:
             await self._process.end()
             problem = Problem(
@@ -299,8 +403,8 @@ class Sandbox:
             problem = Problem(message=error.message, where=filename, code=error.code, hint=error.hint)
             raise PipelineInvalid(filename, [problem]) from error
         match reply:
-            case Loaded(pipeline=pipeline, required=required):
-                return definitions.check(filename, source, pipeline, required, plugins)
+            case Loaded():
+                return reply
             case Failed(error=error):
                 raise PipelineInvalid(filename, [_load_problem(filename, error)])
             case _:
@@ -319,15 +423,27 @@ class Sandbox:
         """Run the function that a stage has for its ``when``, as ``run_stage`` does the script; give what it gave."""
         return await self._run("ask", stage, script or stage, facts, calls)
 
+    async def run_hook(self, stage: str, plugin: str, hook: str, calls: HostCalls) -> None:
+        """Run a plugin's ``setup`` or ``teardown``, as ``run_stage`` does a script.
+
+        :param stage: the name under which its calls are made.
+        """
+        await self._go({"op": "hook", "plugin": plugin, "hook": hook}, stage, calls)
+
     async def _run(self, op: str, stage: str, script: str, facts: JobFacts, calls: HostCalls) -> bool:
+        return await self._go({"op": op, "stage": script, "job": msgspec.to_builtins(facts)}, stage, calls)
+
+    async def _go(self, frame: Mapping[str, object], stage: str, calls: HostCalls) -> bool:
+        """Begin a script with a frame, and see it to its end."""
         number = next(self._numbers)
-        frame: Mapping[str, object] = {"op": op, "stage": script, "job": msgspec.to_builtins(facts)}
         try:
             while True:
                 reply = await self._take_turn(number, stage, frame, calls)
                 match reply:
                     case HostCall():
                         frame = await self._process.answer(partial(self._answer, stage, reply, calls))
+                    case Branches():
+                        frame = await self._run_branches(stage, reply, calls)
                     case Done(holds=holds):
                         return holds
                     case Failed(error=error):
@@ -343,9 +459,43 @@ class Sandbox:
 
     async def _answer(self, stage: str, call: HostCall, calls: HostCalls) -> dict[str, object]:
         try:
-            return {"op": "answer", "value": await calls.call(stage, call.name, call.arguments, plugin=call.plugin)}
+            value = await calls.call(stage, call.name, call.arguments, plugin=call.plugin, group=_group(call.group))
         except MoonyardError as error:
             return {"op": "answer", "error": error.info}
+        return {"op": "answer", "value": value}
+
+    async def _run_branches(self, stage: str, asked: Branches, calls: HostCalls) -> dict[str, object]:
+        """Run functions of a script at the same time, each as a script of its own, which waits for them.
+
+        The first that fails ends the others. The answer is its place in the list, or nothing.
+        """
+        if not (0 < asked.limit <= asked.count <= BRANCHES_MAXIMUM):
+            raise await self._process.breach(asked)
+        if self._branches + asked.count > BRANCHES_MAXIMUM:
+            message = f"parallel: more than {BRANCHES_MAXIMUM} functions would be under way in one job"
+            return {"op": "answer", "error": ErrorInfo(code="argument_invalid", message=message)}
+        failed: list[int] = []
+        slots = anyio.Semaphore(asked.limit)
+
+        async def run(place: int, tasks: anyio.abc.TaskGroup) -> None:
+            async with slots:
+                try:
+                    await self._go({"op": "branch", "branch": asked.first + place}, stage, calls)
+                except SandboxFailed:
+                    raise
+                except MoonyardError:
+                    failed.append(place + 1)  # the error itself stays in Lua
+                    tasks.cancel_scope.cancel()
+
+        self._branches += asked.count
+        try:
+            with single_error():
+                async with anyio.create_task_group() as tasks:
+                    for place in range(asked.count):
+                        tasks.start_soon(run, place, tasks)
+        finally:
+            self._branches -= asked.count
+        return {"op": "answer", "value": failed[0] if failed else None}
 
     async def _take_turn(self, number: int, stage: str, frame: Mapping[str, object], calls: HostCalls) -> FromLua:
         """Hand a frame to a script, and wait until it makes a call or ends."""
@@ -356,7 +506,7 @@ class Sandbox:
             await self._process.send(number, frame)
             try:
                 while isinstance(reply := await self._process.receive(), LogCall):
-                    await calls.log(stage, reply.level, _log_text(reply.text))
+                    await calls.log(stage, reply.level, _log_text(reply.text), _place(reply))
             except anyio.get_cancelled_exc_class():
                 with anyio.CancelScope(shield=True):
                     await self._end_turn(stage)
@@ -413,6 +563,40 @@ class Sandbox:
         while isinstance(reply := await self._process.receive(), LogCall):
             pass
         return reply
+
+
+def _place(told: LogCall) -> LogPlace:
+    if not told.fields and not told.group:
+        return _NO_PLACE
+    fields: dict[str, str | int | float | bool] = {}
+    for name, value in sorted(told.fields.items())[:FIELDS_MAXIMUM]:  # a Lua table has no order
+        kept = value if isinstance(value, bool | int | float) and math.isfinite(value) else _log_text(value)
+        fields[_log_text(name)[:NAME_LENGTH_MAXIMUM]] = (
+            kept if not isinstance(kept, str) else kept[:FIELD_LENGTH_MAXIMUM]
+        )
+    return LogPlace(fields=fields, group=_group(told.group), heading=told.heading and bool(told.group))
+
+
+def _group(names: list[Any]) -> list[str]:
+    return [_log_text(name)[:NAME_LENGTH_MAXIMUM] for name in names[:GROUPS_MAXIMUM]]
+
+
+def _packages(plugins: Mapping[str, Plugin]) -> dict[str, object]:
+    """Write plugins as the Lua side takes them: their code, and what it may use."""
+    return {
+        name: {
+            "version": plugin.version,
+            "files": plugin.code,
+            "modules": plugin.manifest.modules,
+            "plugins": [entry.partition("@")[0] for entry in plugin.manifest.plugins],
+        }
+        for name, plugin in plugins.items()
+    }
+
+
+def _pass_over(path: object, message: str, hint: str | None = None) -> None:
+    """Tell nobody of a problem that is told elsewhere."""
+    del path, message, hint
 
 
 def _log_text(text: object) -> str:

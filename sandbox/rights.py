@@ -1,4 +1,7 @@
-"""Checks what a stage asks for its container beyond what all have. Whether it gets that is for the runner to say."""
+"""Checks what a stage or a service asks for its container beyond what all have.
+
+Whether it gets that is for the runner to say.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,7 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from sandbox.frames import lua_type
-from sandbox.locations import Path
-from sandbox.services import Telling
+from sandbox.locations import Path, Telling
 from schema.definition import Rights
 
 RIGHTS_FIELDS: Final = ("privileged", "mounts", "devices", "capabilities")
@@ -36,7 +38,7 @@ class RightsChecker:
         self._boolean = boolean
 
     def rights(self, path: Path, of: str, table: Mapping[str, object]) -> Rights | None:
-        """Check those of a stage; None where it asks for nothing."""
+        """Check those of a stage or service; None where it asks for nothing."""
         rights = Rights(
             privileged=self._boolean((*path, "privileged"), of, table.get("privileged"), default=False),
             mounts=self._words((*path, "mounts"), "mounts", of, table.get("mounts")),

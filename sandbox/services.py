@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from sandbox.frames import lua_type
-from sandbox.locations import Path
+from sandbox.locations import Path, Telling
+from sandbox.rights import RIGHTS_FIELDS, RightsChecker
 from schema.definition import (
     READY_SECONDS,
     SERVICE_NAME_PATTERN,
@@ -15,17 +16,11 @@ from schema.definition import (
     ServiceDefinition,
 )
 
-SERVICE_FIELDS: Final = ("image", "command", "env", "ready")
+SERVICE_FIELDS: Final = ("image", "command", "env", "ready", *RIGHTS_FIELDS)
 READY_FIELDS: Final = ("port", "command", "timeout")
 PORT_MAXIMUM: Final = 65535
 TAKEN_NAMES: Final = ("localhost",)
 EXAMPLE: Final = 'Write `services = { db = { image = "docker.io/library/postgres:16", ready = { port = 5432 } } }`.'
-
-
-class Telling(Protocol):
-    """Takes a problem, with the path of the field that it is about."""
-
-    def __call__(self, path: Path, message: str, hint: str | None = None) -> None: ...
 
 
 class ServiceChecker:
@@ -34,6 +29,7 @@ class ServiceChecker:
     :param unknown_fields: tells of fields that a table may not have.
     :param image: checks an image's name.
     :param duration: reads a duration in seconds.
+    :param rights: reads what a service asks for beyond what all containers have.
     """
 
     def __init__(
@@ -43,11 +39,13 @@ class ServiceChecker:
         unknown_fields: Callable[[Path, Mapping[Any, object], tuple[str, ...], str], None],
         image: Callable[[Path, str, object], str | None],
         duration: Callable[[Path, object], float | None],
+        rights: RightsChecker,
     ) -> None:
         self._problem = problem
         self._unknown_fields = unknown_fields
         self._image = image
         self._duration = duration
+        self._rights = rights
 
     def services(self, path: Path, of: str, value: object) -> dict[str, ServiceDefinition]:
         """Check the services of a part of the pipeline, which ``of`` names."""
@@ -86,9 +84,12 @@ class ServiceChecker:
             self._problem(path, f"{label} has no `image`", EXAMPLE)
         image = self._image((*path, "image"), label, table.get("image"))
         command = self._command((*path, "command"), label, table.get("command"))
-        env = self._env((*path, "env"), label, table.get("env"))
+        env = self.env((*path, "env"), label, table.get("env"))
         ready = self._ready((*path, "ready"), label, table.get("ready"))
-        return None if image is None else ServiceDefinition(image=image, command=command, env=env, ready=ready)
+        rights = self._rights.rights(path, label, table)
+        if image is None:
+            return None
+        return ServiceDefinition(image=image, command=command, env=env, ready=ready, rights=rights)
 
     def _command(self, path: Path, label: str, value: object) -> list[str] | None:
         if value is None:
@@ -106,7 +107,8 @@ class ServiceChecker:
         )
         return None
 
-    def _env(self, path: Path, label: str, value: object) -> dict[str, str]:
+    def env(self, path: Path, label: str, value: object) -> dict[str, str]:
+        """Check variables of an environment."""
         if value is None or value == {}:
             return {}
         if not isinstance(value, dict):

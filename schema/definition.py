@@ -77,6 +77,8 @@ class ServiceDefinition(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str] = {}
     ready: Readiness | None = None
     """By default a service is ready once it has started."""
+    rights: Rights | None = None
+    """What it asks for beyond what all containers have."""
 
 
 class Rights(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +162,8 @@ class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True):
     plugins: list[str] = []
     inputs: dict[str, InputDefinition] = {}
     stages: list[StageDefinition]
+    env: dict[str, str] = {}
+    """Variables that all containers of the job have, but those of services."""
     on_cancel: list[StageDefinition] = []
     """Run when the job is cancelled, after what runs was stopped."""
     finally_: list[StageDefinition] = msgspec.field(name="finally", default_factory=list)
@@ -188,6 +192,8 @@ class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: Concurrency | None = None
     services: dict[str, ServiceDefinition] = {}
     """By name; they live for as long as the job."""
+    artifact_readers: list[str] = []
+    """The other pipelines whose jobs may fetch what jobs of this one keep; what the newest version says counts."""
     cache: list[CacheDefinition] = []
     """Of the job: restored once, and saved when its stages have ended."""
 

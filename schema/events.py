@@ -7,7 +7,7 @@ followed.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -33,6 +33,8 @@ class StageEvent(Event, frozen=True, kw_only=True, tag="stage"):
     container: str | None = None
     duration: float | None = None
     error: ErrorInfo | None = None
+    outputs: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    """What its script told by ``job.output``, when it ended; stages that told nothing do not have it."""
 
 
 class CommandEvent(Event, frozen=True, kw_only=True, tag="command"):
@@ -52,6 +54,8 @@ class CommandEvent(Event, frozen=True, kw_only=True, tag="command"):
     output_bytes: int = 0
     """Of stdout and stderr, whether they are in the log or not."""
     error: ErrorInfo | None = None
+    group: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """As in log lines."""
 
 
 class LogEvent(Event, frozen=True, kw_only=True, tag="log"):
@@ -62,6 +66,12 @@ class LogEvent(Event, frozen=True, kw_only=True, tag="log"):
     """A line; of a flood, many, with newlines between them."""
     service: str | msgspec.UnsetType = msgspec.UNSET
     """Whose output it is, where the source is "service"; other lines do not have it."""
+    fields: dict[str, str | int | float | bool] | msgspec.UnsetType = msgspec.UNSET
+    """What the line tells by name, where it does."""
+    group: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """The names of the groups that it is in, outermost first, where it is in any."""
+    heading: bool | msgspec.UnsetType = msgspec.UNSET
+    """True for the line that begins a group: its text is the group's name."""
 
 
 class JobEvent(Event, frozen=True, kw_only=True, tag="job"):

@@ -20,10 +20,11 @@ def now() -> str:
     return rfc3339(datetime.now(UTC))
 
 
-def duration_seconds(value: object) -> float:
+def duration_seconds(value: object, *, maximum: float = DURATION_MAXIMUM) -> float:
     """Read a duration: seconds as a number, or text such as ``"20m"``, ``"1h30m"``, ``"500ms"``.
 
-    :raises ValueError: with a message fit for a user, for anything else, zero, or more than 30 days.
+    :param maximum: in seconds, whole days.
+    :raises ValueError: with a message fit for a user, for anything else, zero, or more than that.
     """
     expected = 'expected seconds as a number, or text such as "90s", "20m", "1h30m"'
     if isinstance(value, bool) or not isinstance(value, int | float | str):
@@ -34,6 +35,6 @@ def duration_seconds(value: object) -> float:
         seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in _DURATION.findall(value))
     else:
         seconds = float(value)
-    if not 0 < seconds <= DURATION_MAXIMUM:
-        raise ValueError(f"a duration is more than zero and at most 30 days, got `{value}`")
+    if not 0 < seconds <= maximum:
+        raise ValueError(f"a duration is more than zero and at most {maximum / 86400:.0f} days, got `{value}`")
     return seconds

@@ -6,12 +6,13 @@ short number serves as well. Errors are problem documents (RFC 9457).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 from schema.definition import InputValue, PipelineDefinition, Problem
 from schema.errors import ErrorInfo
+from schema.plugins import LockedPlugin, PluginDescription
 from schema.states import JobState, StageState
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
@@ -24,6 +25,7 @@ BATCH_BYTES_MAXIMUM = 4 * 1024 * 1024
 
 TokenKind = Literal["admin", "registration", "runner"]
 RunnerState = Literal["online", "draining", "offline"]
+TestState = Literal["passed", "failed", "error", "skipped"]
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,15 +59,20 @@ class PipelinePush(Message, frozen=True, kw_only=True):
     filename: str
     """The file's name without folders, as errors show it: ``build.lua``."""
     source: str
+    plugins: dict[str, dict[str, str]] = {}
+    """The files of plugins of which the pipeline itself says where they are, by name and path: whoever pushes brings
+    them, for the orchestrator fetches nothing."""
 
 
 class PipelineVersion(Answer, frozen=True, kw_only=True):
     name: str
     version: str
-    """The source's SHA-256, in hex."""
+    """The SHA-256, in hex, of the source, and of the plugins that it is locked with, if there are any."""
     filename: str
     created_at: str
     definition: PipelineDefinition
+    plugins: list[LockedPlugin] = []
+    """What it is locked with."""
     source: str | None = None
     """Only where one version is asked for."""
     unchanged: bool = False
@@ -145,6 +152,25 @@ class Resume(Answer, frozen=True, kw_only=True):
     stage: str
     workspace: bool
     """Whether it gets the workspace that was kept of an attempt before it."""
+    outputs: dict[str, dict[str, Any]] = {}
+    """What stages told in attempts before it, by stage and name."""
+
+
+class Trigger(Answer, frozen=True, kw_only=True):
+    """What made a job."""
+
+    kind: Literal["submit", "schedule", "psql", "run"]
+    """The API, a schedule, schema ``control``, or ``moonyard run``."""
+    by: str | None = None
+    """The name of the token, the schedule, or psql's user."""
+
+
+class Output(Answer, frozen=True, kw_only=True):
+    """What a stage told by ``job.output``."""
+
+    stage: str
+    name: str
+    value: Any
 
 
 class Stage(Answer, frozen=True, kw_only=True):
@@ -154,6 +180,46 @@ class Stage(Answer, frozen=True, kw_only=True):
     started_at: str | None = None
     finished_at: str | None = None
     error: ErrorInfo | None = None
+
+
+class ReportedTest(msgspec.Struct, frozen=True, kw_only=True):
+    """A test of a report."""
+
+    suite: str
+    name: str
+    state: TestState
+    duration: float | None = None
+    """Seconds, where the report says."""
+    message: str | None = None
+    """Why it failed or was skipped."""
+
+
+class JobTest(Answer, frozen=True, kw_only=True):
+    """A test as a job's attempt had it."""
+
+    attempt: int
+    stage: str
+    report: str
+    suite: str
+    name: str
+    state: TestState
+    duration: float | None = None
+    message: str | None = None
+
+
+class JobTests(Answer, frozen=True, kw_only=True):
+    passed: int
+    failed: int
+    errors: int
+    skipped: int
+    duration: float
+    """Seconds, of all together."""
+    worst: list[JobTest] = []
+    """The first of those that failed, or met an error."""
+
+
+class JobTestList(Answer, frozen=True, kw_only=True):
+    tests: list[JobTest]
 
 
 class Job(Answer, frozen=True, kw_only=True):
@@ -183,6 +249,11 @@ class Job(Answer, frozen=True, kw_only=True):
     """Why a queued job waits, in words; only where one job is asked for."""
     stages: list[Stage] | None = None
     """Of the newest attempt; only where one job is asked for."""
+    trigger: Trigger | None = None
+    outputs: list[Output] | None = None
+    """What its stages told, those of earlier attempts that were not run again included; as above."""
+    tests: JobTests | None = None
+    """Of the newest attempt's test reports, where it has any; as above."""
 
 
 class JobList(Answer, frozen=True, kw_only=True):
@@ -241,6 +312,9 @@ class Artifact(Answer, frozen=True, kw_only=True):
     size_bytes: int
     content_type: str
     created_at: str
+    stage: str | None = None
+    expires_at: str | None = None
+    """When it goes, where that is before its job does."""
 
 
 class ArtifactList(Answer, frozen=True, kw_only=True):
@@ -278,6 +352,78 @@ class CachesForget(Message, frozen=True, kw_only=True):
 
 class CachesForgotten(Answer, frozen=True, kw_only=True):
     forgotten: int
+
+
+# --- plugins
+
+
+class PluginPush(Message, frozen=True, kw_only=True):
+    files: dict[str, str]
+    """The text of each file of a plugin's folder, by its path."""
+
+
+class PluginVersion(Answer, frozen=True, kw_only=True):
+    name: str
+    version: str
+    sha256: str
+    """Of all its files (``plugins.folders.tree_hash``)."""
+    origin: str
+    """`shipped`, `folder` or `pushed`."""
+    description: str | None = None
+    """Not of those that were pushed, where all are listed."""
+    pushed_by: str | None = None
+    pushed_at: str | None = None
+    unchanged: bool = False
+    """The push brought what was there already."""
+
+
+class PluginList(Answer, frozen=True, kw_only=True):
+    plugins: list[PluginVersion]
+
+
+class PluginShown(Answer, frozen=True, kw_only=True):
+    origin: str
+    description: PluginDescription
+
+
+class PluginContents(Answer, frozen=True, kw_only=True):
+    sha256: str
+    files: dict[str, str]
+
+
+# --- http limits
+
+
+class HttpLimitSet(Message, frozen=True, kw_only=True):
+    """Limits how often all runners together ask a host, or all hosts of a pattern together."""
+
+    host: str
+    rate: str
+    """`50/s`, `30/m` or `1000/h`."""
+    burst: int | None = None
+    """How many at once; by default what comes in a second."""
+
+
+class HttpLimit(Answer, frozen=True, kw_only=True):
+    host: str
+    rate: str
+    burst: int
+    permits: int
+    """How many were handed out since it was set first."""
+    set_by: str
+    set_at: str
+
+
+class HttpLimitList(Answer, frozen=True, kw_only=True):
+    limits: list[HttpLimit]
+
+
+class HttpLimitRemove(Message, frozen=True, kw_only=True):
+    host: str
+
+
+class HttpLimitRemoved(Answer, frozen=True, kw_only=True):
+    host: str
 
 
 # --- tokens and runners
@@ -369,16 +515,28 @@ class Assignment(Answer, frozen=True, kw_only=True):
     source: str
     definition: PipelineDefinition
     inputs: dict[str, InputValue]
+    plugins: list[LockedPlugin] = []
+    """Those that its version is locked with: the runner gets them by their hashes."""
     lease_seconds: float
     resume: Resume | None = None
     keep_on_failure: float | None = None
     """Seconds for which its containers and workspace are to be kept if it fails."""
     traceparent: str | None = None
     """The trace that the attempt belongs to, as W3C Trace Context has it."""
+    trigger: Trigger | None = None
+
+
+class HttpCeiling(Answer, frozen=True, kw_only=True):
+    """A host, or a pattern of hosts, that jobs may ask by ``http`` only with a permit."""
+
+    host: str
+    rate: str
 
 
 class Claimed(Answer, frozen=True, kw_only=True):
     assignments: list[Assignment]
+    http_limits: list[HttpCeiling] = []
+    """All that there are."""
 
 
 class Holding(Message, frozen=True, kw_only=True):
@@ -434,11 +592,20 @@ class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
     """Shells to open in containers that the runner has. One that it was told of before is the same."""
     release: list[Kept] = []
     """Of those whose containers it keeps: remove them now."""
+    http_limits: list[HttpCeiling] = []
+    """All that there are."""
 
 
 class EventsAccepted(Answer, frozen=True, kw_only=True):
     next_seq: int
     """All events below it are stored."""
+
+
+class BlobState(Answer, frozen=True, kw_only=True):
+    """How much of a content is there, of an upload of this runner's that broke off or of a whole one."""
+
+    is_whole: bool
+    size_bytes: int
 
 
 class ArtifactSave(Message, frozen=True, kw_only=True):
@@ -448,6 +615,41 @@ class ArtifactSave(Message, frozen=True, kw_only=True):
     sha256: str
     size_bytes: int
     content_type: str = "application/octet-stream"
+    stage: str | None = None
+    retention: float | None = None
+    """Seconds for which it is kept; None for as long as its job."""
+
+
+class ArtifactsFind(Message, frozen=True, kw_only=True):
+    """Asks for artifacts: of the job itself, of an earlier one, or of a pipeline's newest that succeeded."""
+
+    name: str | None = None
+    """None for all."""
+    job: str | None = None
+    """A number or id."""
+    pipeline: str | None = None
+
+
+class ArtifactsFound(Answer, frozen=True, kw_only=True):
+    job: str
+    number: int
+    pipeline: str
+    artifacts: list[Artifact]
+
+
+class ReportAdd(Message, frozen=True, kw_only=True):
+    """Tests of a report, in the order of the report; a long one comes in parts."""
+
+    stage: str
+    report: str
+    """Its path."""
+    position: int
+    """Of the first of these in the report; 0 forgets what was told of it before."""
+    tests: list[ReportedTest]
+
+
+class ReportAdded(Answer, frozen=True, kw_only=True):
+    accepted: int
 
 
 class WorkspaceKeep(Message, frozen=True, kw_only=True):
@@ -497,6 +699,24 @@ class CacheSave(Message, frozen=True, kw_only=True):
 class CacheSaved(Answer, frozen=True, kw_only=True):
     saved: bool
     """False where the key was there already: what it names does not change."""
+
+
+class HttpPermitsTake(Message, frozen=True, kw_only=True):
+    """Asks for permits to ask hosts of a limit."""
+
+    host: str
+    """The limit's: a host or a pattern."""
+    wanted: int
+
+
+class HttpPermits(Answer, frozen=True, kw_only=True):
+    granted: int
+    """At least one, and no more than come in a second."""
+    delay: float
+    """Seconds from now until the first of them may be used; less than nothing for one that could have been used."""
+    interval: float
+    """Seconds from each to the next."""
+    rate: str
 
 
 class Health(Answer, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.response import Stream
 
-from orchestrator import artifacts, caches, events, jobs, parts
+from orchestrator import caches, events, jobs, parts
 from orchestrator.access import ADMIN, RUNNER
 from orchestrator.problems import NotFound
 from orchestrator.sql import caches as sql
@@ -38,7 +38,7 @@ async def cache_get(request: AnyRequest, job: FromPath[str], attempt: FromPath[i
         raise NotFound(f"there is no cache `{cache[:60]}`", code="cache_unknown") from None
     row = await caches.content(here, runner, job_id, attempt, cache_id)
     return Stream(
-        artifacts.content(here.database, row["id"], row["size_bytes"]),
+        here.blobs.content(row["id"], row["size_bytes"]),
         media_type="application/gzip",
         headers={"ETag": f'"{row["sha256"]}"', "Content-Length": str(row["size_bytes"])},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Stream
 
-from orchestrator import artifacts, events, jobs, leases, losses, parts, retries, shells, tokens, workspaces
+from orchestrator import artifacts, events, jobs, leases, losses, parts, reports, retries, shells, tokens, workspaces
 from orchestrator.access import REGISTRATION, RUNNER
 from orchestrator.parts import Parts
 from orchestrator.problems import RequestInvalid
@@ -23,12 +24,17 @@ from schema.wire import (
     Answer,
     Artifact,
     ArtifactSave,
+    ArtifactsFind,
+    ArtifactsFound,
+    BlobState,
     Claim,
     Claimed,
     EventsAccepted,
     Heartbeat,
     HeartbeatAnswer,
     Kept,
+    ReportAdd,
+    ReportAdded,
     RunnerRegister,
     RunnerRegistered,
     WorkspaceKeep,
@@ -83,7 +89,7 @@ async def claim(request: AnyRequest, data: JSONBody[Claim]) -> Claimed:
         # Nobody reads the answer: others need not wait until the lease runs out.
         for assignment in assignments:
             await leases.give_back(here.database, here.notifications, UUID(assignment.job), assignment.attempt)
-    return Claimed(assignments=assignments)
+    return Claimed(assignments=assignments, http_limits=here.http_limits.known)
 
 
 @post("/v1/runner/heartbeat", opt=RUNNER, tags=["runner"], status_code=200)
@@ -131,6 +137,10 @@ async def events_add(
     _check_attempt(job, attempt)
     batch = events.parse(await request.body(), job=job_id, attempt=attempt, first_seq=first_seq)
     final = batch.final
+    if final is not None and final.state in {"failed", "lost"}:
+        # Their errors are kept by other statements than the one that compares what was looked for.
+        batch = await here.record.without_secrets(runner, job_id, attempt, batch)
+        final = batch.final
     if final is not None and final.state == "failed":
         is_queued = await retries.end_failed(
             here.database, here.notifications, here.record, runner, job_id, attempt, batch
@@ -148,11 +158,19 @@ async def events_add(
 
 
 @put("/v1/runner/blobs/{sha256:str}", opt=RUNNER, tags=["runner"], status_code=200, request_max_body_size=None)
-async def blob_put(request: AnyRequest, sha256: FromPath[str]) -> BlobStored:
-    """Upload a content under its SHA-256."""
+async def blob_put(
+    request: AnyRequest, sha256: FromPath[str], offset: Annotated[int, QueryParameter(ge=0, le=2**53)] = 0
+) -> BlobStored:
+    """Upload a content under its SHA-256: all of it, or what follows the first `offset` bytes."""
     checked = artifacts.check_sha256(sha256)
-    await artifacts.upload(parts.of(request).database, checked, _body(request))
+    await parts.of(request).blobs.upload(checked, _body(request), runner=_runner(request), offset=offset)
     return BlobStored(sha256=checked)
+
+
+@get("/v1/runner/blobs/{sha256:str}", opt=RUNNER, tags=["runner"])
+async def blob_state(request: AnyRequest, sha256: FromPath[str]) -> BlobState:
+    """Say how much of a content is there: an upload that broke off goes on from there."""
+    return await parts.of(request).blobs.state(artifacts.check_sha256(sha256), _runner(request))
 
 
 @post("/v1/runner/jobs/{job:str}/{attempt:int}/artifacts", opt=RUNNER, tags=["runner"], status_code=200)
@@ -163,6 +181,49 @@ async def artifact_save(
     job_id = _job(job)
     _check_attempt(job, attempt)
     return await artifacts.save(parts.of(request).database, _runner(request), job_id, attempt, data)
+
+
+@post("/v1/runner/jobs/{job:str}/{attempt:int}/artifacts/find", opt=RUNNER, tags=["runner"], status_code=200)
+async def artifacts_find(
+    request: AnyRequest, job: FromPath[str], attempt: FromPath[int], data: JSONBody[ArtifactsFind]
+) -> ArtifactsFound:
+    """Find artifacts that a job may read: its own, its pipeline's, and those of pipelines that let it."""
+    job_id = _job(job)
+    _check_attempt(job, attempt)
+    return await artifacts.found(parts.of(request).database, _runner(request), job_id, attempt, data)
+
+
+@get("/v1/runner/jobs/{job:str}/{attempt:int}/artifacts/{source:str}/{name:path}", opt=RUNNER, tags=["runner"])
+async def artifact_read(
+    request: AnyRequest, job: FromPath[str], attempt: FromPath[int], source: FromPath[str], name: FromPath[Path]
+) -> Stream:
+    """Download an artifact that was found; its SHA-256 is the ETag."""
+    here, job_id = parts.of(request), _job(job)
+    _check_attempt(job, attempt)
+    path = name.as_posix().removeprefix("/")
+    row = await artifacts.readable(here.database, _runner(request), job_id, attempt, _job(source), path)
+    return Stream(
+        here.blobs.content(row["id"], row["size_bytes"]),
+        media_type="application/octet-stream",
+        headers={"ETag": f'"{row["sha256"]}"', "Content-Length": str(row["size_bytes"])},
+    )
+
+
+@post(
+    "/v1/runner/jobs/{job:str}/{attempt:int}/tests",
+    opt=RUNNER,
+    tags=["runner"],
+    status_code=200,
+    request_max_body_size=BATCH_BYTES_MAXIMUM,
+)
+async def tests_add(
+    request: AnyRequest, job: FromPath[str], attempt: FromPath[int], data: JSONBody[ReportAdd]
+) -> ReportAdded:
+    """Store tests of a report; what came before is stored once."""
+    job_id = _job(job)
+    _check_attempt(job, attempt)
+    await reports.add(parts.of(request).database, _runner(request), job_id, attempt, data)
+    return ReportAdded(accepted=len(data.tests))
 
 
 @post("/v1/runner/jobs/{job:str}/{attempt:int}/workspace", opt=RUNNER, tags=["runner"], status_code=200)
@@ -178,11 +239,11 @@ async def workspace_keep(
 @get("/v1/runner/jobs/{job:str}/{attempt:int}/workspace", opt=RUNNER, tags=["runner"])
 async def workspace_get(request: AnyRequest, job: FromPath[str], attempt: FromPath[int]) -> Stream:
     """Download the kept workspace that an attempt is to begin with; its SHA-256 is the ETag."""
-    here, job_id = parts.of(request).database, _job(job)
+    here, job_id = parts.of(request), _job(job)
     _check_attempt(job, attempt)
-    row = await workspaces.find(here, _runner(request), job_id, attempt)
+    row = await workspaces.find(here.database, _runner(request), job_id, attempt)
     return Stream(
-        artifacts.content(here, row["id"], row["size_bytes"]),
+        here.blobs.content(row["id"], row["size_bytes"]),
         media_type="application/gzip",
         headers={"ETag": f'"{row["sha256"]}"', "Content-Length": str(row["size_bytes"])},
     )
@@ -206,6 +267,7 @@ async def _renewed(here: Parts, runner: UUID, data: Heartbeat) -> HeartbeatAnswe
         gone=[str(lease.job) for lease in renewed if lease.gone],
         shells=await shells.wanted(here.database, runner),
         release=[Kept(job=str(job), attempt=attempt) for job, attempt in release],
+        http_limits=here.http_limits.known,
     )
 
 
@@ -252,7 +314,11 @@ HANDLERS: Final[list[HTTPRouteHandler]] = [
     heartbeat,
     events_add,
     blob_put,
+    blob_state,
     artifact_save,
+    artifacts_find,
+    artifact_read,
+    tests_add,
     workspace_keep,
     workspace_get,
 ]

@@ -14,11 +14,12 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
-from orchestrator import artifacts, following, jobs, parts, pipelines, tokens
+from orchestrator import artifacts, following, jobs, parts, pipelines, plugins, reports, tokens
 from orchestrator.access import ADMIN, PUBLIC
 from orchestrator.problems import NotFound, RequestInvalid, TooLarge
 from orchestrator.sql import health as health_sql
 from orchestrator.sql import tokens as tokens_sql
+from plugins.sources import SentSources
 from schema import database, times
 from schema.states import JobState
 from schema.wire import (
@@ -29,11 +30,13 @@ from schema.wire import (
     Job,
     JobList,
     JobSubmit,
+    JobTestList,
     PipelineList,
     PipelinePush,
     PipelineVersion,
     Runner,
     RunnerList,
+    TestState,
     Token,
     TokenCreate,
     TokenList,
@@ -41,7 +44,9 @@ from schema.wire import (
 
 AnyRequest = Request[Any, Any, Any]
 VersionQuery = Annotated[str | None, QueryParameter(name="version")]
-PUSH_BYTES_MAXIMUM: Final = 6 * SOURCE_BYTES_MAXIMUM + 64 * 1024
+SENT_LENGTH_MAXIMUM: Final = 4 * 1024 * 1024
+"""Of all plugins that come with one pipeline."""
+PUSH_BYTES_MAXIMUM: Final = 6 * (SOURCE_BYTES_MAXIMUM + SENT_LENGTH_MAXIMUM) + 64 * 1024
 """A character may take six in JSON."""
 FILENAME_LENGTH_MAXIMUM: Final = 255
 HEALTH_SECONDS: Final = 3.0
@@ -77,8 +82,13 @@ async def pipeline_push(request: AnyRequest, data: JSONBody[PipelinePush]) -> Pi
         raise RequestInvalid(
             f"pipeline file `{filename}` holds a NUL character: it is not Lua", code="pipeline_invalid"
         )
-    definition = await here.checker.check(filename, data.source)
-    return await pipelines.store(here.database, filename, data.source, definition, actor=parts.actor(request))
+    if sum(len(text) for files in data.plugins.values() for text in files.values()) > SENT_LENGTH_MAXIMUM:
+        raise TooLarge(f"the plugins that come with a pipeline have at most {SENT_LENGTH_MAXIMUM} characters")
+    known = plugins.catalogue(here.database, here.settings.plugin_folder, SentSources(data.plugins))
+    loaded = await here.checker.check(filename, data.source, known)
+    return await pipelines.store(
+        here.database, filename, data.source, loaded.definition, actor=parts.actor(request), resolved=loaded.resolved
+    )
 
 
 @get("/v1/pipelines", opt=ADMIN, tags=["pipelines"])
@@ -169,7 +179,7 @@ async def artifact_get(request: AnyRequest, job: FromPath[str], name: FromPath[P
     await jobs.get(here, found)
     row = await artifacts.find(here, found, name.as_posix().removeprefix("/"))
     return Stream(
-        artifacts.content(here, row["id"], row["size_bytes"]),
+        parts.of(request).blobs.content(row["id"], row["size_bytes"]),
         media_type=row["content_type"],
         headers={
             "ETag": f'"{row["sha256"]}"',
@@ -178,6 +188,20 @@ async def artifact_get(request: AnyRequest, job: FromPath[str], name: FromPath[P
             "X-Content-Type-Options": "nosniff",
         },
     )
+
+
+@get("/v1/jobs/{job:str}/tests", opt=ADMIN, tags=["jobs"])
+async def job_tests(
+    request: AnyRequest,
+    job: FromPath[str],
+    test_state: Annotated[TestState | None, QueryParameter(name="state")] = None,
+) -> JobTestList:
+    """List up to 10,000 tests of the reports of a job's newest attempt."""
+    here = parts.of(request).database
+    found = await jobs.resolve(here, job)
+    await jobs.get(here, found)
+    states = reports.STATES if test_state is None else (test_state,)
+    return JobTestList(tests=await reports.listed(here, found, states))
 
 
 @post("/v1/tokens", opt=ADMIN, tags=["tokens"], status_code=201)
@@ -240,6 +264,7 @@ HANDLERS: Final[list[HTTPRouteHandler]] = [
     job_events,
     artifact_list,
     artifact_get,
+    job_tests,
     token_create,
     token_list,
     token_revoke,

@@ -51,7 +51,7 @@ claimed AS (
     -- As an array, which the planner takes for short: a join it might do by reading all jobs.
     WHERE id = ANY (ARRAY(SELECT id FROM waiting WHERE NOT is_paused))
     RETURNING id, number, attempt, version_id, inputs, turn, turn - 1000 * priority AS place,
-        tag_set IS NOT NULL AS is_tagged, resume, traceparent, created_at, keep_on_failure_seconds
+        tag_set IS NOT NULL AS is_tagged, resume, traceparent, created_at, keep_on_failure_seconds, trigger
 ),
 placed AS (
     SELECT *, row_number() OVER (ORDER BY place, number) AS slot FROM claimed
@@ -67,11 +67,12 @@ leased AS (
     FROM placed JOIN unnest($3::uuid[]) WITH ORDINALITY AS given (runner_id, slot) USING (slot)
 )
 SELECT slot, id, number, attempt, version_id, inputs, place, is_tagged, resume, traceparent, created_at,
-    keep_on_failure_seconds, (SELECT turn FROM passed) AS turn
+    keep_on_failure_seconds, trigger, (SELECT turn FROM passed) AS turn
 FROM placed
 UNION ALL
 -- What was put out of the way: not for anybody, but the queue is not empty.
-SELECT NULL, id, NULL, NULL, NULL, NULL, place, is_tagged, NULL, NULL, NULL, NULL, NULL FROM waiting WHERE is_paused
+SELECT NULL, id, NULL, NULL, NULL, NULL, place, is_tagged, NULL, NULL, NULL, NULL, NULL, NULL
+FROM waiting WHERE is_paused
 ORDER BY slot
 """
 

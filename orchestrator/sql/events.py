@@ -6,8 +6,8 @@ from typing import Final
 
 # Batches of different attempts, one an index of the arrays, in order of their jobs' ids: $1 jobs, $2 attempts,
 # $3 runners, $4 first seqs, $5 next seqs, $6 final states or NULL, $7 bytes, $8 lines, $9 the final events' errors,
-# $10 the jobs' numbers where a batch names them; for all of them together: $11 stages, $12 commands. It gives the jobs
-# whose batches were stored.
+# $10 the jobs' numbers where a batch names them, $13 for how many delivered secrets each was looked through; for all of
+# them together: $11 stages, $12 commands. It gives the jobs whose batches were stored.
 #
 # One statement: a batch and all that it means are there, or nothing of it is. `ours` is the fence: no other part does
 # anything unless this runner holds this attempt, unfinished, and the batch is the next one. It goes by primary key and
@@ -18,9 +18,9 @@ EVENTS_STORE: Final = """
 WITH told AS MATERIALIZED (
     SELECT * FROM unnest(
         $1::uuid[], $2::integer[], $3::uuid[], $4::bigint[], $5::bigint[], $6::text[], $7::integer[], $8::text[],
-        $9::text[], $10::bigint[]
+        $9::text[], $10::bigint[], $13::integer[]
     ) AS told (
-        job_id, attempt, runner_id, first_seq, next_seq, state, size_bytes, lines, error, number
+        job_id, attempt, runner_id, first_seq, next_seq, state, size_bytes, lines, error, number, secrets
     )
 ),
 held AS MATERIALIZED (
@@ -30,6 +30,7 @@ held AS MATERIALIZED (
         SELECT job_id FROM moonyard.attempts
         WHERE job_id = told.job_id AND number = told.attempt
             AND runner_id = told.runner_id AND next_seq = told.first_seq AND finished_at IS NULL
+            AND coalesce(cardinality(secret_versions), 0) = told.secrets
         FOR UPDATE SKIP LOCKED
     ) AS ours
     LEFT JOIN LATERAL (
@@ -53,18 +54,18 @@ stored AS (
 ),
 staged AS (
     INSERT INTO moonyard.stages AS stage
-        (job_id, attempt, name, state, container, started_at, finished_at, error, first_seq)
+        (job_id, attempt, name, state, container, started_at, finished_at, error, outputs, first_seq)
     SELECT held.job_id, held.attempt, stage.name, stage.state, stage.container, stage.started_at, stage.finished_at,
-        stage.error, stage.first_seq
+        stage.error, stage.outputs, stage.first_seq
     FROM jsonb_to_recordset($11::jsonb) AS stage (
         job_id uuid, name text, state text, container text, started_at timestamptz, finished_at timestamptz,
-        error jsonb, first_seq bigint
+        error jsonb, outputs jsonb, first_seq bigint
     )
     JOIN held ON held.job_id = stage.job_id
     ON CONFLICT (job_id, attempt, name) DO UPDATE SET
         state = excluded.state, container = coalesce(excluded.container, stage.container),
         started_at = coalesce(excluded.started_at, stage.started_at), finished_at = excluded.finished_at,
-        error = excluded.error
+        error = excluded.error, outputs = excluded.outputs
 ),
 commanded AS (
     INSERT INTO moonyard.commands
@@ -89,7 +90,7 @@ SELECT job_id FROM held
 
 # Where the fast way found nothing to do: why.
 ATTEMPT_LOOK: Final = """
-SELECT attempt.runner_id, attempt.state, attempt.next_seq, job.number
+SELECT attempt.runner_id, attempt.state, attempt.next_seq, attempt.secret_versions, job.number
 FROM moonyard.attempts AS attempt JOIN moonyard.jobs AS job ON job.id = attempt.job_id
 WHERE attempt.job_id = $1 AND attempt.number = $2
 """

@@ -16,7 +16,7 @@ _JOBS: Final = """
 SELECT
     job.id, job.number, pipeline.name AS pipeline, version.sha256 AS version, job.inputs, job.state, job.attempt,
     job.created_at, job.started_at, job.finished_at, job.cancel_requested_at, job.error, runner.name AS runner,
-    job.priority, job.not_before, job.concurrency_group, job.resume
+    job.priority, job.not_before, job.concurrency_group, job.resume, job.trigger
 FROM moonyard.jobs AS job
 JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
 JOIN moonyard.pipeline_versions AS version ON version.id = job.version_id
@@ -31,6 +31,19 @@ SELECT stage.name, stage.state, stage.container, stage.started_at, stage.finishe
 FROM moonyard.stages AS stage JOIN moonyard.jobs AS job ON job.id = stage.job_id AND job.attempt = stage.attempt
 WHERE job.id = $1
 ORDER BY stage.first_seq
+"""
+
+# What each stage told when it last ended well: of an attempt before, where it was not run again since.
+OUTPUTS_OF_JOB: Final = """
+SELECT name, outputs
+FROM (
+    SELECT DISTINCT ON (stage.name) stage.name, stage.outputs, stage.attempt, stage.first_seq
+    FROM moonyard.stages AS stage
+    WHERE stage.job_id = $1 AND stage.state <> 'skipped'
+    ORDER BY stage.name, stage.attempt DESC
+) AS newest
+WHERE outputs IS NOT NULL
+ORDER BY attempt, first_seq
 """
 
 _CONDITIONS: Final[dict[JobState, str]] = {

@@ -12,8 +12,8 @@ RETURNING id, version_id
 """
 
 VERSION_STORE: Final = """
-INSERT INTO moonyard.pipeline_versions (id, pipeline_id, sha256, filename, source, definition, rules)
-VALUES ($1, $2, $3, $4, $5, $6::json, moonyard.queue_rules($6::json))
+INSERT INTO moonyard.pipeline_versions (id, pipeline_id, sha256, filename, source, definition, rules, plugins)
+VALUES ($1, $2, $3, $4, $5, $6::json, moonyard.queue_rules($6::json), $7::jsonb)
 ON CONFLICT (pipeline_id, sha256) DO NOTHING
 """
 
@@ -34,7 +34,8 @@ FROM pointed
 """
 
 PIPELINES_LIST: Final = """
-SELECT pipeline.name, version.sha256, version.filename, version.created_at, version.definition
+SELECT pipeline.name, version.sha256, version.filename, version.created_at, version.definition,
+    version.plugins
 FROM moonyard.pipelines AS pipeline JOIN moonyard.pipeline_versions AS version ON version.id = pipeline.version_id
 ORDER BY pipeline.name
 LIMIT 1000
@@ -48,20 +49,21 @@ SELECT name, id AS pipeline_id, version_id FROM moonyard.pipelines WHERE name = 
 
 PIPELINE_GET: Final = """
 SELECT pipeline.id AS pipeline_id, version.id AS version_id, pipeline.name, version.sha256, version.filename,
-    version.created_at, version.definition, version.source
+    version.created_at, version.definition, version.source, version.plugins
 FROM moonyard.pipelines AS pipeline JOIN moonyard.pipeline_versions AS version ON version.id = pipeline.version_id
 WHERE pipeline.name = $1
 """
 
 VERSION_OF_PIPELINE: Final = """
 SELECT pipeline.id AS pipeline_id, version.id AS version_id, pipeline.name, version.sha256, version.filename,
-    version.created_at, version.definition, version.source
+    version.created_at, version.definition, version.source, version.plugins
 FROM moonyard.pipelines AS pipeline JOIN moonyard.pipeline_versions AS version ON version.pipeline_id = pipeline.id
 WHERE pipeline.name = $1 AND version.sha256 = $2
 """
 
 VERSION_GET: Final = """
-SELECT pipeline.name, version.sha256, version.filename, version.source, version.definition
+SELECT pipeline.name, version.sha256, version.filename, version.source, version.definition,
+    version.plugins
 FROM moonyard.pipeline_versions AS version JOIN moonyard.pipelines AS pipeline ON pipeline.id = version.pipeline_id
 WHERE version.id = $1
 """

@@ -13,17 +13,21 @@ import lzma
 import zlib
 from typing import IO, Final, Literal, Protocol, cast
 
+from backports import zstd
+
 from runner.archives.contents import Admission, ArchiveDamaged, quoted
 from runner.trees import Check
 
-Format = Literal["tar", "tar.gz", "tar.xz", "zip"]
-FORMATS: Final[tuple[Format, ...]] = ("tar", "tar.gz", "tar.xz", "zip")
+Format = Literal["tar", "tar.gz", "tar.xz", "tar.zst", "zip"]
+FORMATS: Final[tuple[Format, ...]] = ("tar", "tar.gz", "tar.xz", "tar.zst", "zip")
 SUFFIXES: Final[dict[str, Format]] = {
     ".tar": "tar",
     ".tar.gz": "tar.gz",
     ".tgz": "tar.gz",
     ".tar.xz": "tar.xz",
     ".txz": "tar.xz",
+    ".tar.zst": "tar.zst",
+    ".tzst": "tar.zst",
     ".zip": "zip",
 }
 CHUNK_BYTES: Final = 256 * 1024
@@ -35,7 +39,10 @@ XZ_MEMORY_BYTES: Final = 256 * 1024 * 1024
 """What `xz -9` needs is 65 MiB."""
 GZIP_LEVEL: Final = 6
 XZ_PRESET: Final = 3
-DAMAGES: Final = (EOFError, OSError, lzma.LZMAError, zlib.error)
+ZSTD_LEVEL: Final = 3
+ZSTD_WINDOW_LOG: Final = 27
+"""The largest window that is read, 128 MiB: what `zstd` itself takes without being asked to take more."""
+DAMAGES: Final = (EOFError, OSError, lzma.LZMAError, zlib.error, zstd.ZstdError)
 """What the decompressors raise."""
 
 
@@ -52,16 +59,18 @@ class _Decompressor(Protocol):
 class _Decompressed(io.RawIOBase):
     """What streams that follow each other unpack to."""
 
-    def __init__(self, file: IO[bytes], kind: Literal["xz", "bz2"]) -> None:
+    def __init__(self, file: IO[bytes], kind: Literal["xz", "bz2", "zst"]) -> None:
         super().__init__()
         self._file = file
-        self._kind: Literal["xz", "bz2"] = kind
+        self._kind: Literal["xz", "bz2", "zst"] = kind
         self._stream = self._next_stream()
         self._input = b""
 
     def _next_stream(self) -> _Decompressor:
         if self._kind == "bz2":
             return bz2.BZ2Decompressor()
+        if self._kind == "zst":
+            return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG})
         return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY_BYTES)
 
     def readable(self) -> bool:
@@ -145,10 +154,7 @@ def is_zip(beginning: bytes) -> bool:
 
 
 def unpacked(file: IO[bytes], beginning: bytes) -> IO[bytes]:
-    """Give what a tar file's compression, known by how it begins, unpacks to.
-
-    :raises ArchiveDamaged: for a compression that is not read.
-    """
+    """Give what a tar file's compression, known by how it begins, unpacks to."""
     if beginning.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=file, mode="rb")  # pyright: ignore[reportReturnType]  # it is one, but for `mode`
     if beginning.startswith(b"\xfd7zXZ\x00"):
@@ -156,10 +162,7 @@ def unpacked(file: IO[bytes], beginning: bytes) -> IO[bytes]:
     if beginning.startswith(b"BZh"):
         return io.BufferedReader(_Decompressed(file, "bz2"), CHUNK_BYTES)
     if beginning.startswith(b"\x28\xb5\x2f\xfd"):
-        raise ArchiveDamaged(
-            "it is compressed by zstd, which is not read here",
-            hint='Let a command do it: process.run({ command = "tar", args = { "--zstd", "-xf", ... } }).',
-        )
+        return io.BufferedReader(_Decompressed(file, "zst"), CHUNK_BYTES)
     return file
 
 
@@ -171,5 +174,11 @@ def packed(file: IO[bytes], kind: Format) -> IO[bytes]:
             return cast("IO[bytes]", compressed)
         case "tar.xz":
             return lzma.LZMAFile(file, "wb", format=lzma.FORMAT_XZ, preset=XZ_PRESET)
+        case "tar.zst":
+            options: dict[int, int] = {
+                zstd.CompressionParameter.compression_level: ZSTD_LEVEL,
+                zstd.CompressionParameter.checksum_flag: 1,
+            }
+            return cast("IO[bytes]", zstd.ZstdFile(file, "wb", options=options))  # pyright: ignore[reportCallIssue, reportArgumentType]  # it only writes
         case _:
             return file

@@ -51,15 +51,20 @@ def extract(
     :raises JailError: when something else is in the place of an entry.
     """
     with opened(workspace, path, limits, strip=strip) as archive:
-        try:
-            for _ in archive.entries(check):
-                pass
-        except ArchiveRefused as error:
-            error.hint = error.hint or "Nothing was extracted."
-            raise
-        jail.make_folders(workspace, to)
-        with jail.handle(workspace, to) as root:
-            return _Extraction(archive, root, check).run(selection.has)
+        return extract_all(workspace, archive, to, selection, check)
+
+
+def extract_all(workspace: Path, archive: Archive, to: str, selection: Selection, check: Check) -> Extracted:
+    """Extract an open archive, as ``extract`` does."""
+    try:
+        for _ in archive.entries(check):
+            pass
+    except ArchiveRefused as error:
+        error.hint = error.hint or "Nothing was extracted."
+        raise
+    jail.make_folders(workspace, to)
+    with jail.handle(workspace, to) as root:
+        return _Extraction(archive, root, check).run(selection.has)
 
 
 class _Extraction:

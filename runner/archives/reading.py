@@ -93,7 +93,7 @@ class Archive:
     def _damaged(self, error: Exception) -> ArchiveDamaged:
         return ArchiveDamaged(
             f"`{self._path}` is no archive that can be read, or not a whole one: {error or type(error).__name__}",
-            hint="Archives are tar, tar.gz, tar.xz, tar.bz2 and zip files.",
+            hint="Archives are tar, tar.gz, tar.xz, tar.zst, tar.bz2 and zip files.",
         )
 
 

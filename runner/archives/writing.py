@@ -12,7 +12,7 @@ import secrets
 import stat
 import tarfile
 import zipfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final, Protocol
@@ -48,23 +48,41 @@ def create(workspace: Path, path: str, source: str, kind: Format, selection: Sel
     :raises JailError: when a path leads out, or a name cannot stand in an archive.
     """
     with _new_file(workspace, path) as (file, skipped):
-        count = 0
-        with _writer(file, kind, check) as writer, jail.handle(workspace, source) as root:
-            facts = os.fstat(root)
-            if stat.S_ISDIR(facts.st_mode):
-                for entry in trees.walk(
-                    root,
-                    check,
-                    enter=lambda entry: selection.may_have_below(entry.parts),
-                    most=trees.LOOKED_AT_MAXIMUM,
-                ):
-                    if selection.has(entry.parts) and not any(os.path.samestat(entry.facts, own) for own in skipped):
-                        count += _add(writer, entry)
-            else:
-                with files.reading(workspace, source) as descriptor:
-                    _add_file(writer, jail.parts(source)[-1], descriptor)
-                count = 1
-        return Created(files=count, size_bytes=file.tell())
+        return fill(file, workspace, source, kind, selection, check, skipped=skipped)
+
+
+def fill(
+    file: IO[bytes],
+    workspace: Path,
+    source: str,
+    kind: Format,
+    selection: Selection,
+    check: Check,
+    *,
+    skipped: Sequence[os.stat_result] = (),
+) -> Created:
+    """Write an archive of a folder, or of one file, into a file of the runner's own.
+
+    :param skipped: what is left out, wherever it is met.
+    :raises JailError: as above.
+    """
+    count = 0
+    with _writer(file, kind, check) as writer, jail.handle(workspace, source) as root:
+        facts = os.fstat(root)
+        if stat.S_ISDIR(facts.st_mode):
+            for entry in trees.walk(
+                root,
+                check,
+                enter=lambda entry: selection.may_have_below(entry.parts),
+                most=trees.LOOKED_AT_MAXIMUM,
+            ):
+                if selection.has(entry.parts) and not any(os.path.samestat(entry.facts, own) for own in skipped):
+                    count += _add(writer, entry)
+        else:
+            with files.reading(workspace, source) as descriptor:
+                _add_file(writer, jail.parts(source)[-1], descriptor)
+            count = 1
+    return Created(files=count, size_bytes=file.tell())
 
 
 @contextmanager

@@ -3,6 +3,7 @@
     runner                                     container (``/.moonyard`` is a folder of the runner's, read-only)
       │ request: a file, the command's text
       │ control  ── "7" ─────────────────────> reads it, starts the command in a subshell
+      │ stdin, secrets ──────────────────────> the command itself, and the shell for it (variables)
       │ stdout   <───────────────────────────  the command itself
       │ stderr   <───────────────────────────  the command itself
       │ status   <── "7 end 0" ──────────────  when it has ended
@@ -67,7 +68,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     code: int
     refusal: str | None = None
-    """Why the command was not started: ``cwd missing``, ``not-found`` and the like."""
+    """Why the command was not started: ``cwd missing``, ``not-found`` and the like, as in ``runner.engine.shell``."""
 
 
 class Folder:
@@ -163,6 +164,7 @@ class Server:
         argv: list[str],
         *,
         env: dict[str, str],
+        secret_env: dict[str, str],
         cwd: str,
         stdin: bytes,
         output: OutputSink,
@@ -174,11 +176,16 @@ class Server:
         :raises StateFolderUnusable: when the disk does not take the request.
         """
         number = next(self._commands)
-        stdin_pipe = _StdinPipe(self._folder / "stdin") if stdin else None
+        stdin_pipe = _InPipe(self._folder / "stdin") if stdin else None
+        secrets_pipe = _InPipe(self._folder / "secrets") if secret_env else None
         readers = [_Reader(stream, path) for stream, path in self._paths.items()]
         try:
             with keeping("a request to a command server"):
-                self._write_request(shell.request(number, self._inside, argv, env, cwd, has_stdin=bool(stdin)))
+                self._write_request(
+                    shell.request(
+                        number, self._inside, argv, env, cwd, has_stdin=bool(stdin), has_secrets=bool(secret_env)
+                    )
+                )
             os.write(self._control, b"%d\n" % number)
             end = _End(self, number)
             died: ServerDied | None = None
@@ -188,14 +195,17 @@ class Server:
                         tasks.start_soon(reader.read, output)
                     if stdin_pipe is not None:
                         tasks.start_soon(stdin_pipe.feed, stdin)
+                    if secrets_pipe is not None:
+                        tasks.start_soon(secrets_pipe.feed, shell.exports(secret_env))
                     try:
                         await guard(end.wait)
                     except ServerDied as error:
                         died = error
                     for reader in readers:
                         reader.end()
-                    if stdin_pipe is not None:
-                        stdin_pipe.end()
+                    for pipe in (stdin_pipe, secrets_pipe):
+                        if pipe is not None:
+                            pipe.end()
             if died is not None:
                 raise died
             return end.outcome
@@ -203,8 +213,9 @@ class Server:
             self._blank_request()
             for reader in readers:
                 reader.close()
-            if stdin_pipe is not None:
-                stdin_pipe.close()
+            for pipe in (stdin_pipe, secrets_pipe):
+                if pipe is not None:
+                    pipe.close()
 
     def _write_request(self, text: bytes) -> None:
         # What is left of a longer one is blanked, not cut off: a file system takes much longer to give blocks back and
@@ -242,8 +253,8 @@ class Server:
     async def word_of(self, number: int) -> list[str]:
         """Wait for the next line about a command."""
         while True:
-            words = (await self._line()).split()
-            if words and words[0] == str(number):
+            words = (await self._line()).split(" ")
+            if words[0] == str(number):
                 return words[1:]
 
 
@@ -270,8 +281,11 @@ class _End:
         return Outcome(code=self._code, refusal=self._refusal)
 
 
-class _StdinPipe:
-    """A command's stdin. Each has a new one: something in the background may still read from the last."""
+class _InPipe:
+    """What goes into a command, its stdin or secrets, and never to a disk.
+
+    Each command has new ones: something in the background may still read from the last.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -31,6 +31,7 @@ class Connection:
         self.docker = docker
         self.name = f"the {'private ' if service is not None else ''}container engine at {address}"
         self.service = service
+        self.address = address
         self.is_local = address.startswith("unix://")
         """The engine's containers run on this machine's kernel, as far as its address tells."""
 

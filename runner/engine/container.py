@@ -157,7 +157,7 @@ class Container:
             image=spec.image,
             environment=_environment(facts),
             namespace=processes.Namespace.of(pid, container.id),
-            kill_counter=memory.kill_counter(pid),
+            kill_counter=memory.kill_counter(pid, container.id),
         )
 
     @property
@@ -333,7 +333,7 @@ def check_environment(spec: ContainerSpec) -> None:
 
 
 def _check_size(command: Command) -> None:
-    if (excess := _excess(command.argv, command.env)) is not None:
+    if (excess := _excess(command.argv, command.env | command.secret_env)) is not None:
         raise CommandStartFailed(
             f"command `{command.argv[0][:100]}` could not be started: its arguments and environment are too long "
             f"({excess})",
@@ -365,8 +365,7 @@ def config(
     cpus = settings.cpus if spec.cpus is None else spec.cpus
     granted = spec.granted
     host: dict[str, Any] = {  # the engine's own JSON
-        # A service is no part of the job's files: what it writes, as whoever it is, does not get in their way.
-        "Binds": [] if spec.kind == "service" else [f"{spec.workspace}:{WORKSPACE}:rw", *first.binds, *granted.binds],
+        "Binds": [*_own_binds(spec, first), *granted.binds],
         **_network_mode(spec),
         **_rights(granted),
         "PidsLimit": settings.pids,
@@ -390,6 +389,11 @@ def config(
         "HostConfig": host,
         **_endpoints(spec),
     }
+
+
+def _own_binds(spec: ContainerSpec, first: FirstProcess) -> list[str]:
+    # A service is no part of the job's files: what it writes, as whoever it is, does not get in their way.
+    return [] if spec.kind == "service" else [f"{spec.workspace}:{WORKSPACE}:rw", *first.binds]
 
 
 def _rights(granted: Granted) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class Engine:
         self._rules = ImageRules(settings.images_allowed, settings.images_denied)
         self._allowances = Allowances(settings.allow)
         self._helper = helper.find()
+        self._holds_limits: bool | None = None
         self._without_server: set[str] = set()
         """Images whose containers cannot have a command server, as far as that was found out."""
         self._tasks = tasks
@@ -151,6 +152,15 @@ class Engine:
         """
         return await EngineFacts.ask(self._connection)
 
+    async def holds_limits(self) -> bool:
+        """Tell whether what a container may use of the machine can be limited at all; the engine is asked once.
+
+        :raises EngineError: when it does not tell.
+        """
+        if self._holds_limits is None:
+            self._holds_limits = os.geteuid() == 0 or (await self.facts()).limits_memory
+        return self._holds_limits
+
     async def has_image(self, image: str) -> bool:
         """Tell whether an image is there, by the name that a pipeline would use.
 
@@ -197,9 +207,7 @@ class Engine:
         :raises NotIsolated: when it would be on one network with others, and could reach them.
         :raises ImageNotFound: and its siblings in ``runner.engine.errors``, which say why there is no container.
         """
-        if spec.rights is not None:
-            granted = self.check_rights(spec.image, spec.pipeline, spec.rights)
-            spec = msgspec.structs.replace(spec, granted=granted)
+        spec = self._granted(spec)
         resolved, is_pulled = await self._resolve(spec, progress)
         # One that was made ahead is on no network of a job's own, and has nothing that not all have.
         is_usual = not spec.networks and spec.rights is None
@@ -237,6 +245,11 @@ class Engine:
         """
         return self._allowances.grant(image, pipeline, rights)
 
+    def _granted(self, spec: ContainerSpec) -> ContainerSpec:
+        if spec.rights is None:
+            return spec
+        return msgspec.structs.replace(spec, granted=self.check_rights(spec.image, spec.pipeline, spec.rights))
+
     async def _resolve(self, spec: ContainerSpec, progress: Progress) -> tuple[str, bool]:
         """Give the full name of the image to take, and whether it was fetched for that.
 
@@ -255,8 +268,10 @@ class Engine:
     async def create_service(self, spec: ContainerSpec, progress: Progress) -> tuple[Container, Stream]:
         """Make and start a container that runs what its image says; give it, and all that it says.
 
+        :raises RightsRefused: when it asks for what the owner does not allow.
         :raises ImageNotFound: and its siblings in ``runner.engine.errors``, which say why there is no container.
         """
+        spec = self._granted(spec)
         resolved, _ = await self._resolve(spec, progress)
         await self._connection.ensure()
         async with self._making(spec) as name, AsyncExitStack() as attached:
@@ -272,6 +287,15 @@ class Engine:
             made, facts = await self._make(spec, resolved, name, first, progress, before_start=attach)
             attached.pop_all()
             return self._keep(made, spec, facts, None), said[0]
+
+    def entering(self, container: Container) -> list[str]:
+        """Give the command by which a person on this machine gets a shell in a container."""
+        service = self._connection.service
+        if service is None:
+            words = ["podman", "--url", self._connection.address]
+        else:  # `podman` by itself has the same containers
+            words = ["podman"] if service.conf is None else [f"CONTAINERS_CONF={service.conf}", "podman"]
+        return [*words, "exec", "-it", container.id[:12], "sh"]
 
     async def create_network(self, job: str, attempt: int) -> str:
         """Make a network of a job's own, on which containers reach each other by name; give its name.

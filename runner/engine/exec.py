@@ -9,8 +9,9 @@ taken the last: a slow sink slows the command, and nothing piles up. The stream 
 has ended and what it wrote is read; what it left running does not hold the stream open.
 
 Podman tells that a command could not be started in place of the command's output, on its stderr, with an exit code of
-126 or 127 (seen with Podman 4.3, runc and crun). So a first message on stderr that has that form is held back until
-the end; only with such a code, and nothing else said, is it taken for what it looks like.
+126 or 127 (seen with Podman 4.3, runc and crun); what the kernel itself refuses in the end, a script without its
+interpreter, is told by runc 1.1 with code 1. So a first message on stderr that has such a form is held back until the
+end; only with such a code, and nothing else said, is it taken for what it looks like.
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ ENDED_POLL_SECONDS: Final = 0.005
 ENDED_POLL_SECONDS_MAXIMUM: Final = 0.5
 _START_FAILURE: Final = re.compile(rb"Error: [\w.-]+: .*: OCI (?:runtime|permission) [^\n]*\n?", re.DOTALL)
 
+_EXEC_FAILURE: Final = re.compile(
+    rb"exec (?P<path>[^\n]+): (?P<why>no such file or directory|exec format error|permission denied)\n"
+)
+EXEC_FAILURE_CODE: Final = 1
 _BROKEN_STDIN: Final = re.compile(rb"Error: (?:read|write) unixpacket @?->\S+/attach: [^\n]*\n?")
 """What Podman adds to the output when a command ends without reading all of its stdin, or could not be started."""
 _QUOTED: Final = re.compile(r'"(?:\\.|[^"\\])*"|`[^`]*`')
@@ -89,6 +94,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
     argv: list[str]
     env: dict[str, str] = {}
+    secret_env: dict[str, str] = {}
+    """Variables besides, whose values are kept from the disk where they can be."""
     cwd: str | None = None
     """Relative to where the container's commands start."""
     stdin: bytes = b""
@@ -172,6 +179,8 @@ class Execution:
         if self._held_back:
             if code in START_FAILURE_CODES and not self._has_output:
                 raise self._start_failure(self._held_back.decode("utf-8", errors="replace"), code)
+            if code == EXEC_FAILURE_CODE and (told := self._exec_failure(self._held_back)) and not self._has_output:
+                raise self._exec_refused(told["why"].decode())
             await self._release()
         kills = memory.known_kills(self._in.kill_counter)
         if code == KILLED and not await self._container_runs():
@@ -194,7 +203,7 @@ class Execution:
                 return await self._in.container.exec(
                     command.argv,
                     stdin=bool(command.stdin),
-                    environment=command.env | {processes.MARK: self._mark},
+                    environment=command.env | command.secret_env | {processes.MARK: self._mark},
                     user=command.user or "",
                     workdir=command.cwd,
                 )
@@ -262,7 +271,13 @@ class Execution:
     def _may_be_start_failure(self, data: bytes) -> bool:
         if self._has_output or len(self._held_back) + len(data) > HELD_BACK_BYTES_MAXIMUM:
             return False
-        return bool(_START_FAILURE.fullmatch(data))
+        return bool(_START_FAILURE.fullmatch(data) or self._exec_failure(data))
+
+    def _exec_failure(self, data: bytes) -> re.Match[bytes] | None:
+        told = _EXEC_FAILURE.fullmatch(data)
+        name = self._command.argv[0].encode(errors="surrogateescape")
+        is_its = told is not None and told["path"].rpartition(b"/")[2] == name.rpartition(b"/")[2]
+        return told if is_its else None
 
     async def _release(self) -> None:
         data, self._held_back, self._has_output = self._held_back, b"", True
@@ -431,6 +446,17 @@ class Execution:
         if "not found" in text or "no such file" in text:
             return self._not_found(name, where)
         return CommandStartFailed(f"command `{name}` could not be started {where}: {reason}")
+
+    def _exec_refused(self, why: str) -> EngineError:
+        """Tell why the kernel did not start a file that the runtime had found."""
+        what = f"command `{self._command.argv[0]}` in container {self._in.image} could not be started"
+        if why == "no such file or directory":
+            return CommandNotFound(
+                f"{what}: its file is there, and its interpreter, or the dynamic loader that it needs, is missing",
+                hint="Does the first line of a script name a program of the image, and end as lines do there? "
+                "Was a program built for the image's C library?",
+            )
+        return CommandNotExecutable(f"{what}: {why}", hint=EXECUTABLE_HINT)
 
     def _not_found(self, name: str, where: str) -> CommandNotFound:
         path = (self._command.env.get("PATH") or self._in.environment.get("PATH")) or ""

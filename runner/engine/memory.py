@@ -13,12 +13,14 @@ COUNTS_BYTES_MAXIMUM: Final = 4096
 CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
-def kill_counter(pid: int) -> Path | None:
-    """Find the file that counts the kills in the cgroup of a process, if this machine has one."""
+def kill_counter(pid: int, container: str) -> Path | None:
+    """Find the file that counts the kills in the cgroup of a container, by its first process, if there is one."""
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
+    # A container without a cgroup of its own is in the engine's or in ours, where others are killed too.
+    lines = [line for line in lines if container in line]
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):

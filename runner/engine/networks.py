@@ -35,6 +35,8 @@ REMOVAL_SECONDS: Final = 30.0
 
 # Podman lets the containers of isolated networks reach none of another isolated network: more or less (``firewall``).
 _ISOLATED: Final = {"isolate": "true"}
+LISTING_TRIES: Final = 5
+_DEVICE_WENT: Final = "no such network interface"
 _LIBPOD: Final = "v4.0.0/libpod/networks/create"
 """Podman's own API: Docker's has no names for devices, and aiodocker no words for this one."""
 
@@ -52,7 +54,7 @@ async def create(connection: Connection, name: str, owner: str, job: str, attemp
             await _separate(connection)
             async with connection.reaching(f"making network {name}"):
                 try:
-                    await _create(connection, name, new_device(), named, has_names=True)
+                    await _create_in_peace(connection, name, named)
                 except DockerError as error:
                     if error.status != HTTPStatus.NOT_FOUND:
                         raise
@@ -63,6 +65,18 @@ async def create(connection: Connection, name: str, owner: str, job: str, attemp
                 f"a network for job {job} could not be made: {first_line(error.message)}",
                 hint="Install netavark, aardvark-dns and iptables on the runner's machine.",
             ) from error
+
+
+async def _create_in_peace(connection: Connection, name: str, named: dict[str, str]) -> None:
+    """Make a network. Podman lists the machine's devices for it, and fails where one goes away meanwhile (Go's net)."""
+    for tries_left in range(LISTING_TRIES, -1, -1):
+        try:
+            await _create(connection, name, new_device(), named, has_names=True)
+        except DockerError as error:
+            if _DEVICE_WENT not in error.message or not tries_left:
+                raise
+        else:
+            return
 
 
 async def _create(connection: Connection, name: str, device: str, named: dict[str, str], *, has_names: bool) -> None:

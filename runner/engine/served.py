@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -13,6 +14,7 @@ from runner.engine.command_server import Folder, Outcome, Server, ServerDied
 from runner.engine.errors import (
     CommandLost,
     CommandNotExecutable,
+    CommandNotFound,
     CommandStartFailed,
     EngineError,
     WorkingFolderNotFound,
@@ -35,6 +37,7 @@ from schema.errors import single_error
 
 SERVERS_MAXIMUM: Final = 16
 END_SECONDS: Final = 0.2
+_INTERPRETER: Final = re.compile(r"#![ \t]*([^ \t]*)")
 _FOLDER_TROUBLE: Final = {"missing": "does not exist", "no-folder": "is not a folder"}
 
 
@@ -58,7 +61,7 @@ class Servers:
 
         ``give`` it back, or ``drop`` it.
         """
-        if command.user is not None or not all(shell.can_export(name) for name in command.env):
+        if command.user is not None or not all(map(shell.can_export, (*command.env, *command.secret_env))):
             return None
         while self._idle:
             server = self._idle.pop()
@@ -138,6 +141,7 @@ class ServedExecution(Execution):
             outcome = await server.run(
                 self._command.argv,
                 env=self._command.env | {processes.MARK: self._mark},
+                secret_env=self._command.secret_env,
                 cwd=self._command.cwd or "/",
                 stdin=self._command.stdin,
                 output=self._output,
@@ -239,8 +243,30 @@ class ServedExecution(Execution):
                     hint=EXECUTABLE_HINT,
                 )
             case _ if outcome.code == NOT_FOUND:
-                return self._not_found(name, where)
+                return _not_runnable(name, where, (outcome.refusal or "").removeprefix("not-started").strip(" "))
             case _:
                 return CommandStartFailed(
                     f"command `{name}` could not be started {where}: its shell gave up with code {outcome.code}"
                 )
+
+
+def _not_runnable(name: str, where: str, first_line: str) -> CommandNotFound:
+    """Tell of a file that is there, and that the kernel cannot start for want of another one.
+
+    :param first_line: the file's, where it names an interpreter.
+    """
+    if (named := _INTERPRETER.match(first_line)) is None:
+        return CommandNotFound(
+            f"command `{name}` {where} could not be started: its file is there, and the dynamic loader that it "
+            "needs is not",
+            hint="It was built for another C library than the image's: a program for glibc does not run on Alpine as "
+            "it is. Choose an image that fits, or link it statically.",
+        )
+    interpreter = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in named[1])
+    return CommandNotFound(
+        f"command `{name}` {where} could not be started: it is a script, and its interpreter `{interpreter}` is "
+        "missing",
+        hint="The script's lines end as on Windows: convert it (`dos2unix`), or let Git do so (`eol=lf`)."
+        if interpreter.endswith("\\r")
+        else "Choose an image that has it, or install it in an earlier command of the same container.",
+    )

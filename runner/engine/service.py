@@ -39,8 +39,9 @@ class PrivateService:
 
     def __init__(self, podman: str, conf: Path | None, socket: Path, tasks: anyio.abc.TaskGroup) -> None:
         self.socket = socket
+        self.conf = conf
+        """What Podman has to be told here, if anything."""
         self._podman = podman
-        self._conf = conf
         self._tasks = tasks
         self._process: anyio.abc.Process | None = None
         self._starting = anyio.Lock()
@@ -99,8 +100,8 @@ class PrivateService:
         # These would make podman a client of another engine.
         for name in ("CONTAINER_HOST", "DOCKER_HOST", "CONTAINER_CONNECTION"):
             environment.pop(name, None)
-        if self._conf is not None:
-            environment["CONTAINERS_CONF"] = str(self._conf)
+        if self.conf is not None:
+            environment["CONTAINERS_CONF"] = str(self.conf)
         # A session of its own: Ctrl-C is for this process, which needs the engine to clean up.
         process = await anyio.open_process(
             command,

@@ -5,8 +5,9 @@ everything in it is built in. A command runs in a subshell that becomes the comm
 pipes of its own; the server's own pipes are closed in it.
 
 A server reports lines on its status pipe: ``ready`` once, then for command ``7`` at most one of ``7 cwd REASON``,
-``7 not-found``, ``7 not-executable`` and ``7 not-started``, and always ``7 end CODE``: once it has read the request to
-its end, for the next one is written into the same file as soon as that line is seen.
+``7 not-found``, ``7 not-executable`` and ``7 not-started FIRST LINE``, and always ``7 end CODE``: once it has read the
+request to its end, for the next one is written into the same file as soon as that line is seen. The first line is that
+of the command's file, where it names an interpreter.
 """
 
 from __future__ import annotations
@@ -41,6 +42,15 @@ moonyard_find() {
   if [ -n "$moonyard_seen" ]; then moonyard_report "$1" not-executable; else moonyard_report "$1" not-found; fi
   exit 127
 }
+moonyard_not_started() {
+  IFS= read -r moonyard_line <"$moonyard_file"
+  case $moonyard_line in '#!'*) ;; *) moonyard_line= ;; esac
+  # Bash has closed the pipe by now.
+  printf '%s not-started %.200s\n' "$1" "$moonyard_line" >"$moonyard_folder/status"
+} 2>/dev/null
+moonyard_folder=$1
+# A Bash that cannot become a command forgets its traps, and can be told to go on.
+if [ -n "${BASH_VERSION-}" ]; then shopt -s execfail; fi
 exec 3<"$1/control" 4>"$1/status" </dev/null >/dev/null 2>/dev/null
 # A busybox can be built to prefer what it has in itself to what PATH leads to: that one is given the path.
 moonyard_applets=
@@ -72,23 +82,42 @@ def quote(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def request(number: int, folder: str, argv: list[str], env: dict[str, str], cwd: str, *, has_stdin: bool) -> bytes:
+def exports(env: dict[str, str]) -> bytes:
+    """Write the text that gives a shell's command variables."""
+    words = "".join(f" {name}={quote(value)}" for name, value in env.items())
+    return f"export{words}\n".encode("utf-8", errors="surrogateescape")
+
+
+def request(
+    number: int,
+    folder: str,
+    argv: list[str],
+    env: dict[str, str],
+    cwd: str,
+    *,
+    has_stdin: bool,
+    has_secrets: bool = False,
+) -> bytes:
     """Write the text of one command.
 
     :param folder: the server's, as seen from inside the container.
+    :param has_secrets: whether there are variables that come through a pipe.
     """
     stdin = f"{folder}/stdin" if has_stdin else "/dev/null"
-    exports = "".join(f" {name}={quote(value)}" for name, value in env.items())
+    secrets = f". {folder}/secrets\n" if has_secrets else ""
     words = " ".join(quote(word) for word in argv)
     text = (
         f"(exec <{stdin} >{folder}/stdout 2>{folder}/stderr 3<&-\n"
         f"moonyard_enter {number} {quote(cwd)}\n"
-        f"export{exports}\n"
+        f"{exports(env).decode(errors='surrogateescape')}"
+        f"{secrets}"
         f"moonyard_find {number} {quote(argv[0])}\n"
         # Where the command takes the shell's place, the trap is gone with it.
-        f"trap 'moonyard_report {number} not-started' EXIT\n"
+        f"trap 'moonyard_not_started {number}' EXIT\n"
         f"set -- {words}\n"
         'if [ -n "$moonyard_applets" ]; then shift; set -- "$moonyard_file" "$@"; fi\n'
-        'exec "$@" 4>&-)\n'
+        'exec "$@" 4>&-\n'
+        # Only a Bash comes here, and without the trap.
+        f"moonyard_code=$?; moonyard_not_started {number}; exit $moonyard_code)\n"
     )
     return text.encode("utf-8", errors="surrogateescape")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
 from runner.archives import compression, extraction, reading, writing
 from runner.archives.compression import Format
 from runner.archives.contents import ArchiveTooLarge, Limits
-from runner.modules.arguments import ArgumentInvalid, choice
+from runner.modules.arguments import ArgumentInvalid, Kind, OneOf, choice
 from runner.modules.file_call import FileCall
 from runner.modules.fs import lua_name, selection
 from runner.trees import ENTRIES_MAXIMUM, Check
@@ -28,27 +28,40 @@ STRIP_MAXIMUM: Final = 100
 
 class CreateArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """Where it is written; its ending names the format: `.tar`, `.tar.gz`, `.tgz`, `.tar.xz`, `.txz`, `.tar.zst`, `.tzst`,
+    `.zip`."""
     source: str = msgspec.field(name="from", default=".")
+    """The folder whose files it gets, or one file; by default the workspace."""
     include: list[str] = []
+    """Patterns of what goes in, by paths below `from`; by default all."""
     exclude: list[str] = []
-    format: str | None = None
-    """By default that which the path's ending names."""
+    """Patterns of what is left out."""
+    format: Annotated[str, OneOf(compression.FORMATS)] | None = None
+    """Where the ending does not say."""
 
 
 class ListArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """The archive."""
 
 
 class ExtractArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """The archive; it finds out by itself which format it has."""
     to: str = "."
+    """The folder to extract to, which is made; by default the workspace."""
     include: list[str] = []
+    """Patterns of the entries that are taken; by default all."""
     exclude: list[str] = []
+    """Patterns of those that are left out."""
     strip: int = 0
-    """How many folders are left out at the beginning of each path."""
-    max_size: str | int | None = None
+    """How many folders are left out at the beginning of each entry's path."""
+    max_size: Annotated[str | int, Kind("size")] | None = None
+    """How much all files may have together; by default 8 GiB."""
     max_entries: int | None = None
+    """How many entries it may have; by default 200,000."""
     max_ratio: int | None = None
+    """How many bytes one byte of the archive may become, where that is more than 16 MiB in all; by default 250."""
 
 
 def _create(workspace: Path, arguments: CreateArguments, check: Check) -> Value:

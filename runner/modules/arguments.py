@@ -6,11 +6,11 @@ import difflib
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar, cast
 
 import msgspec
 
-from sandbox.frames import Value, lua_type
+from sandbox.frames import Secret, Value, lua_type
 from schema.errors import MoonyardError
 
 Arguments = TypeVar("Arguments", bound=msgspec.Struct)
@@ -31,10 +31,32 @@ _LUA_TYPES: Final = {
 }
 
 
+class OneOf(msgspec.Struct, frozen=True):
+    """Says in an annotation which words a string may be; `choice` checks it."""
+
+    words: tuple[str, ...]
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """Says in an annotation what a value means beyond its type."""
+
+    name: str
+
+
+Duration = Annotated[float | str, Kind("duration")]
+Size = Annotated[str | int | float, Kind("size")]
+
+
 class ArgumentInvalid(MoonyardError):
     """A host call was given something that it does not take."""
 
     code = "argument_invalid"
+
+
+class SecretNotAccepted(MoonyardError):
+    """A secret was given where none is taken (``runner.modules.secret`` says where they are)."""
+
+    code = "secret_not_accepted"
 
 
 def parse(call: str, kind: type[Arguments], value: Value) -> Arguments:
@@ -44,8 +66,11 @@ def parse(call: str, kind: type[Arguments], value: Value) -> Arguments:
     string that is not UTF-8 comes as a string with its bytes escaped: `text` refuses it, `data` gives its bytes.
 
     :raises ArgumentInvalid: naming the call, the argument, what was given and what is accepted.
+    :raises SecretNotAccepted: for a secret, naming the argument.
     """
     names = _takes_list_by_name(kind)
+    if isinstance(cast("object", value), Secret):
+        raise _not_accepted(call, "")
     if value == []:
         value = {}
     if not isinstance(value, dict):
@@ -62,7 +87,9 @@ def parse(call: str, kind: type[Arguments], value: Value) -> Arguments:
                 + (f"; did you mean `{near[0]}`?" if near else "")
                 + f" (accepted: {', '.join(names)})"
             )
-    given = {str(name): [] if item == {} and names[name] else _escaped(item) for name, item in value.items()}
+    given = {
+        str(name): [] if item == {} and names[name] else _escaped(item, call, name) for name, item in value.items()
+    }
     try:
         return msgspec.convert(given, kind, strict=True)
     except msgspec.ValidationError as error:
@@ -111,10 +138,18 @@ def environment(call: str, values: Mapping[str, str | int | float]) -> dict[str,
     """
     taken: dict[str, str] = {}
     for name, value in values.items():
-        if not name or "=" in name or "\x00" in name:
-            raise ArgumentInvalid(f"{call}: `env` has a name that no variable can have: {data(name)!r}")
+        check_variable(call, "env", name)
         taken[text(call, "a name in env", name)] = word(call, f"env.{name}", value)
     return taken
+
+
+def check_variable(call: str, argument: str, name: str) -> None:
+    """See that a variable can have a name.
+
+    :raises ArgumentInvalid: when none can.
+    """
+    if not name or "=" in name or "\x00" in name:
+        raise ArgumentInvalid(f"{call}: `{argument}` has a name that no variable can have: {data(name)!r}")
 
 
 def _is_text(value: str) -> bool:
@@ -126,19 +161,30 @@ def data(value: str) -> bytes:
     return value.encode(errors="surrogateescape")
 
 
-def _escaped(value: Value) -> Value:
+def _not_accepted(call: str, path: str) -> SecretNotAccepted:
+    what = f"`{path}` is a secret, and none is" if path else "a secret is not"
+    return SecretNotAccepted(
+        f"{call}: {what} taken there",
+        hint="Secrets are taken by process.run (`env`, `stdin`, `secrets`), http (`headers`, `auth`, `json`, `form`, "
+        "`body`) and fs.write (`data`); `:reveal()` gives the value itself.",
+    )
+
+
+def _escaped(value: Value, call: str, path: str) -> Value:
     match value:
         case bytes():
             return value.decode(errors="surrogateescape")
         case list():
-            return [_escaped(item) for item in value]
+            return [_escaped(item, call, path) for item in value]
         case dict():
             # Lua has keys of other types too: those are left for the checker to refuse.
             return {
-                name.decode(errors="surrogateescape") if isinstance(name, bytes) else name: _escaped(item)
+                name.decode(errors="surrogateescape") if isinstance(name, bytes) else name: _escaped(item, call, path)
                 for name, item in value.items()
             }
         case _:
+            if isinstance(cast("object", value), Secret):
+                raise _not_accepted(call, path)
             return value
 
 

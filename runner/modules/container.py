@@ -5,13 +5,13 @@ The sandbox opens it, runs the function, and closes it.
 
 from __future__ import annotations
 
-from typing import Final, get_args
+from typing import Annotated, Final, get_args
 
 import msgspec
 
 from runner.engine.container import ContainerSpec
 from runner.job_context import Call, JobContext
-from runner.modules.arguments import ArgumentInvalid, choice, environment, parse, text, word
+from runner.modules.arguments import ArgumentInvalid, OneOf, Size, choice, environment, parse, text, word
 from sandbox.frames import Value, lua_type
 from schema import sizes
 from schema.definition import PullPolicy, Rights
@@ -25,19 +25,31 @@ MEMORY_BYTES_MAXIMUM: Final = 1024**5
 
 class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     env: dict[str, str | int | float] = {}
-    network: str | None = None
-    memory: str | int | float | None = None
-    """Bytes, or text such as ``"512m"``."""
+    """For all commands in it."""
+    network: Annotated[str, OneOf(NETWORKS)] | None = None
+    """`"none"` for a container without a network; by default `"bridge"`."""
+    memory: Size | None = None
+    """What goes beyond is killed; at least 8m."""
     cpus: float | None = None
+    """How much of the machine's processors it may use."""
     user: str | int | None = None
+    """Who runs the commands."""
     workdir: str | None = None
+    """Where they start, below `/workspace`, or with its full path."""
     entrypoint: str | list[str] | None = None
-    pull: str | None = None
+    """What each command becomes an argument of."""
+    pull: Annotated[str, OneOf(PULL_POLICIES)] | None = None
+    """When the image is pulled; by default as the runner's `pull_policy` says."""
     read_only: bool = False
+    """Whether nothing of the image can be written to."""
     privileged: bool = False
+    """Whether it can do all that root on the runner's machine can, where the runner's owner allows it."""
     mounts: list[str] = []
+    """Folders that the runner's owner shares, by their places in the container."""
     devices: list[str] = []
+    """Devices of the runner's machine, such as `/dev/kvm`, where its owner allows them."""
     capabilities: list[str] = []
+    """Beyond those that all containers have, such as `NET_ADMIN`, where the owner allows them."""
 
 
 async def open_block(job: JobContext, call: Call) -> Value:

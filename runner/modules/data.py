@@ -25,18 +25,21 @@ Arguments = TypeVar("Arguments", bound=msgspec.Struct)
 
 class JsonDecodeArguments(msgspec.Struct, frozen=True, kw_only=True):
     text: str
+    """JSON."""
     nulls: bool = True
-    """Whether null is ``json.null`` in tables with names, or nothing."""
+    """Whether null is `json.null` in tables with names, or nothing."""
 
 
 class JsonEncodeArguments(msgspec.Struct, frozen=True, kw_only=True):
     value: Any
     """Whatever Lua has."""
     pretty: bool = False
+    """Whether it is written over several lines."""
 
 
 class YamlDecodeArguments(msgspec.Struct, frozen=True, kw_only=True):
     text: str
+    """YAML 1.2."""
     every: bool = msgspec.field(name="all", default=False)
     """Whether all documents are given, in a list."""
 
@@ -48,20 +51,24 @@ class ValueArguments(msgspec.Struct, frozen=True, kw_only=True):
 
 class TextArguments(msgspec.Struct, frozen=True, kw_only=True):
     text: str
+    """TOML."""
 
 
 class HashArguments(msgspec.Struct, frozen=True, kw_only=True):
     data: str
+    """Any string."""
 
 
 class Base64EncodeArguments(msgspec.Struct, frozen=True, kw_only=True):
     data: str
+    """Any string."""
     url: bool = False
     """Whether `-` and `_` take the place of `+` and `/`, and there is no padding."""
 
 
 class Base64DecodeArguments(msgspec.Struct, frozen=True, kw_only=True):
     text: str
+    """Of both alphabets, with or without padding, also over several lines."""
 
 
 def text_value(text: bytes) -> Value:

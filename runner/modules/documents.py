@@ -19,31 +19,41 @@ from sandbox.frames import Value
 
 class ReadJsonArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """The file."""
     nulls: bool = True
+    """Whether null is `json.null` in tables with names, or nothing."""
 
 
 class ReadYamlArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """The file."""
     every: bool = msgspec.field(name="all", default=False)
+    """Whether all documents are given, in a list."""
 
 
 class ReadTomlArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """The file."""
 
 
 class WriteJsonArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """The file."""
     value: Any
     """Whatever Lua has."""
     pretty: bool = True
+    """Whether it is written over several lines."""
     mode: str | None = None
+    """In octal digits, such as `"0600"`; set before anything is in the file."""
 
 
 class WriteArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """The file."""
     value: Any
     """Whatever Lua has."""
     mode: str | None = None
+    """In octal digits, such as `"0600"`; set before anything is in the file."""
 
 
 def _read(workspace: Path, path: str, decode: Callable[[bytes], Value]) -> Value:

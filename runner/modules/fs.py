@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -13,7 +13,7 @@ from runner import files, jail, trees
 from runner.formats.plain import is_text
 from runner.globs import Selection, fixed_part
 from runner.jail import JailError
-from runner.modules.arguments import ArgumentInvalid, choice, data
+from runner.modules.arguments import ArgumentInvalid, OneOf, choice, data
 from runner.modules.file_call import FileCall
 from runner.trees import Check, Entry
 from sandbox.frames import Value
@@ -23,78 +23,103 @@ ALGORITHMS: Final[tuple[files.Algorithm, ...]] = ("sha256", "sha512", "sha1", "m
 
 class ReadArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """The file."""
     offset: int = 0
-    """In bytes, from the beginning."""
+    """Where to begin, in bytes."""
     size: int | None = None
-    """How many bytes at most."""
+    """How many bytes at most; by default all, of a file of at most 16 MiB."""
 
 
 class WriteArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """The file."""
     data: str
+    """Any string."""
     mode: str | None = None
-    """In octal digits, such as ``"0600"``."""
+    """In octal digits, such as `"0600"`; set before anything is in the file."""
 
 
 class LinesArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """The file."""
     offset: int = 0
+    """Where to begin, in bytes."""
     identity: str | None = None
     """What the call before gave."""
 
 
 class ListArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str = "."
+    """The folder; by default the workspace."""
 
 
 class GlobArguments(msgspec.Struct, frozen=True, kw_only=True):
     pattern: str
+    """Such as `"src/**/*.c"`."""
     exclude: list[str] = []
+    """Patterns of what is left out, with all that is in it."""
     folders: bool = False
     """Whether folders are given too."""
 
 
 class WalkArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str = "."
+    """The folder; by default the workspace."""
     include: list[str] = []
+    """Patterns below `path` of what is given; by default all."""
     exclude: list[str] = []
+    """Patterns of what is left out, with all that is in it."""
     depth: int = trees.DEPTH_MAXIMUM
+    """How far down it goes."""
 
 
 class StatArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """A file, folder or link."""
     follow: bool = True
     """Whether a link stands for what it leads to."""
 
 
 class PathArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """Relative to the workspace, or beginning with `/workspace/`."""
 
 
 class TwoPathsArguments(msgspec.Struct, frozen=True, kw_only=True):
     source: str = msgspec.field(name="from")
+    """What is there."""
     to: str
+    """Where it goes."""
 
 
 class RemoveArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """A file, link or folder."""
     recursive: bool = False
+    """Whether a folder goes with all that is in it."""
 
 
 class TempArguments(msgspec.Struct, frozen=True, kw_only=True):
     prefix: str = "tmp-"
+    """How its name begins."""
     suffix: str = ""
+    """How its name ends."""
     folder: bool = False
+    """Whether it is a folder."""
 
 
 class HashArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
-    algorithm: str = "sha256"
+    """The file."""
+    algorithm: Annotated[str, OneOf(ALGORITHMS)] = "sha256"
+    """How it is computed."""
 
 
 class ChmodArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
+    """A file or folder."""
     mode: str
+    """In octal digits, such as `"0755"`."""
     recursive: bool = False
     """Whether it is for all files below the folder."""
 
@@ -176,7 +201,11 @@ def _check_folder(handle: int, path: str) -> None:
         raise JailError(f"`{path}` is no folder")
 
 
-def _glob(workspace: Path, arguments: GlobArguments, check: Check) -> Value:
+def glob_files(workspace: Path, arguments: GlobArguments, check: Check) -> list[Value]:
+    """Give the paths that a pattern names, in order.
+
+    :raises JailError: when it leads out of the workspace.
+    """
     pattern = arguments.pattern.removeprefix(f"{jail.INSIDE}/")
     if pattern.startswith("/"):
         raise JailError(f"`{pattern}` lies outside the workspace ({jail.INSIDE})")
@@ -301,7 +330,7 @@ CALLS: Final = {
     "fs.append": FileCall("fs.append", WriteArguments, _append),
     "fs.lines": FileCall("fs.lines", LinesArguments, _lines),
     "fs.list": FileCall("fs.list", ListArguments, _list),
-    "fs.glob": FileCall("fs.glob", GlobArguments, _glob),
+    "fs.glob": FileCall("fs.glob", GlobArguments, glob_files),
     "fs.walk": FileCall("fs.walk", WalkArguments, _walk),
     "fs.stat": FileCall("fs.stat", StatArguments, _stat),
     "fs.exists": FileCall("fs.exists", PathArguments, _exists),

@@ -20,7 +20,8 @@ from yarl import URL
 from runner import files
 from runner.formats import json as json_format
 from runner.job_context import Call, JobContext
-from runner.modules.arguments import ArgumentInvalid, data, parse, text, word
+from runner.modules.arguments import ArgumentInvalid, Duration, data, parse, text, word
+from runner.redaction.redactor import Redaction
 from runner.web import rates
 from runner.web.answers import Answer
 from runner.web.errors import StatusRefused
@@ -47,46 +48,72 @@ Plain = str | int | float | bool
 
 class Auth(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     user: str | None = None
+    """With `password`."""
     password: str = ""
+    """Of the user."""
     bearer: str | None = None
+    """A token, instead of a user."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of a form."""
 
     path: str
+    """A file of the workspace."""
     name: str | None = None
+    """What the server is told; by default the file's name."""
     type: str | None = None
+    """Its content type; by default `application/octet-stream`."""
 
 
 class ClientArguments(msgspec.Struct, frozen=True, kw_only=True):
     """What ``http.client`` was given, that each of its calls brings along."""
 
     base_url: str | None = None
+    """What the paths that its functions are given stand below."""
     rate: str | None = None
+    """How many requests it sends, such as `"10/s"`, `"30/m"`, `"1000/h"`."""
     burst: int | None = None
+    """How many of them at once; goes with a `rate`."""
 
 
 class RequestArguments(msgspec.Struct, frozen=True, kw_only=True):
     url: str
+    """`http://` or `https://`; of a client with a `base_url`, a path below it."""
     method: str = "GET"
+    """`GET`, `HEAD`, `POST`, `PUT`, `PATCH`, `DELETE` or `OPTIONS`."""
     headers: dict[str, str | int | float] = {}
+    """By name; a number is written as text."""
     query: dict[str, Any] = {}
-    """Of each a value, or a list of them."""
+    """What is put behind `?`, encoded; a value may be a list."""
     json: Any = msgspec.UNSET
+    """The body, as `json.encode` writes it."""
     form: dict[str, Plain] | None = None
+    """The body, as a form's fields."""
     body: str | None = None
+    """The body itself."""
     file: str | None = None
+    """A file of the workspace as the body, however large."""
     files: dict[str, str | Part] | None = None
-    timeout: float | str | None = None
+    """A form's files, by the names of their fields: paths, or tables; goes with `form`."""
+    timeout: Duration | None = None
+    """For each try, from the first byte to the last; by default a minute."""
     retries: int | None = None
+    """How often it is tried again after no answer, or 429, 502, 503, 504; by default 2, for `POST` and `PATCH` 0."""
     auth: Auth | None = None
+    """Not sent on to another place by a redirect."""
     follow: bool | int = True
+    """Whether, or how many, redirects are followed; `true` stands for 10."""
     verify: bool | str = True
+    """`false` trusts whoever answers, and warns; a path names certificates (PEM) to trust instead of the usual ones."""
     to: str | None = None
+    """Writes the answer's body into the workspace, when it is there as a whole."""
     limit: int | None = None
+    """How many bytes of an answer are taken; by default, and at most, 16 MiB, with `to` 16 GiB."""
     check: bool = True
+    """Whether a status from 400 on, or a redirect that is not followed to its end, raises `http_status`."""
     client: ClientArguments = ClientArguments()
+    """What a client brings along."""
 
 
 async def request(job: JobContext, call: Call) -> Value:
@@ -100,6 +127,11 @@ async def request(job: JobContext, call: Call) -> Value:
     assert isinstance(name, str), "our own Lua names the function"
     arguments = parse(name, RequestArguments, given)
     asked = await _request(job, name, arguments)
+    if call.secrets:
+        asked = await _kept_private(job, call, asked)
+
+    if call.plugin is not None:
+        asked = msgspec.structs.replace(asked, check=functools.partial(job.rights.check_host, call.plugin))
 
     async def tell(words: str) -> None:
         await job.stream.log(call.stage, "info", "system", words)
@@ -113,7 +145,7 @@ async def request(job: JobContext, call: Call) -> Value:
         )
     answer = await job.web.fetch(asked, job.workspace, tell)
     if arguments.check and not _is_ok(asked, answer):
-        raise _refused(asked, answer)
+        raise _refused(job.stream.redaction, asked, answer)
     return {
         "status": answer.status,
         "ok": 200 <= answer.status < 300,
@@ -351,8 +383,25 @@ def _is_ok(asked: Request, answer: Answer) -> bool:
     return answer.status < 400 and (answer.status < 300 or not asked.follow or answer.status == 304)
 
 
-def _refused(asked: Request, answer: Answer) -> StatusRefused:
-    said = answer.body[: SHOWN_BODY_LENGTH * 4].decode("utf-8", errors="replace").strip()
+async def _kept_private(job: JobContext, call: Call, asked: Request) -> Request:
+    """See that what holds a secret goes to no other place."""
+    if asked.url.scheme == "http":
+        await job.stream.log(
+            call.stage,
+            "warn",
+            "system",
+            f"{asked.call}: a secret is sent to {shown(asked.url)} unencrypted (`http://`)",
+        )
+    return msgspec.structs.replace(
+        asked,
+        private_headers=frozenset(path[1].lower() for path in call.secrets if path[0] == "headers"),
+        is_body_private=any(path[0] in BODIES for path in call.secrets),
+    )
+
+
+def _refused(redaction: Redaction, asked: Request, answer: Answer) -> StatusRefused:
+    # Servers repeat what they were sent; cut in two, a secret would not be found any more.
+    said = redaction.data(answer.body[: SHOWN_BODY_LENGTH * 4]).decode("utf-8", errors="replace").strip()
     line = " ".join(said.split())[:SHOWN_BODY_LENGTH]
     is_page = "html" in answer.headers.get("content-type", "")
     return StatusRefused(

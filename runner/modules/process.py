@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from contextlib import ExitStack
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import anyio
 import msgspec
@@ -15,8 +15,22 @@ from runner.engine.usage import Usage
 from runner.event_stream import EventStream
 from runner.job_context import Call, JobContext
 from runner.lines import LineSplitter
-from runner.modules.arguments import ArgumentInvalid, choice, data, environment, parse, text, word
+from runner.modules.arguments import (
+    ArgumentInvalid,
+    Duration,
+    OneOf,
+    check_variable,
+    choice,
+    data,
+    environment,
+    parse,
+    text,
+    word,
+)
+from runner.modules.secret import text_of
+from runner.redaction.redactor import Redaction
 from sandbox.frames import Value, lua_type
+from sandbox.process import LogPlace
 from schema import times
 from schema.definition import StageDefinition
 from schema.errors import ErrorInfo, MoonyardError
@@ -38,29 +52,47 @@ class CommandFailed(MoonyardError):
 
 class RunArguments(msgspec.Struct, frozen=True, kw_only=True):
     command: str
+    """The program; no shell reads it."""
     args: list[str | int | float] = []
+    """Its arguments, which arrive as they are."""
     env: dict[str, str | int | float] = {}
+    """Added to the container's environment."""
     cwd: str | None = None
+    """Where it starts, below the container's working folder (by default `/workspace`), or with its full path in the
+    container."""
     stdin: str = ""
+    """What it reads; without it, nothing."""
     user: str | int | None = None
-    timeout: float | str | None = None
-    stdout: str = "info"
-    stderr: str = "warn"
+    """Who runs it; by default the container's user."""
+    timeout: Duration | None = None
+    """After this it is ended with all that it started: SIGTERM, and after 5 s SIGKILL."""
+    stdout: Annotated[str, OneOf(LOG_LEVELS)] = "info"
+    """At which level its output goes to the log, line by line."""
+    stderr: Annotated[str, OneOf(LOG_LEVELS)] = "warn"
+    """The same for what it writes to stderr."""
     check: bool = True
+    """Whether an exit code other than 0 raises `command_failed`."""
     capture: bool | int = True
-    """Whether, or up to how many bytes of each stream, the result holds the output."""
-    secrets: list[str] = []
+    """Whether, or up to how many bytes of each stream, the result holds the output: 1 MiB for `true`, at most 16
+    MiB."""
+    secrets: list[str] | dict[str, str] = []
+    """Granted secrets to put into its environment, out of Lua's sight: a list of names, or a table with the names of
+    variables and of the secrets that they get."""
 
 
 class CapturedOutput:
     """Sends a command's output to the log, line by line, and keeps the beginning of it for the result."""
 
-    def __init__(self, stream: EventStream, stage: str, levels: dict[str, str], capture_bytes: int) -> None:
+    def __init__(
+        self, stream: EventStream, stage: str, levels: dict[str, str], capture_bytes: int, place: LogPlace
+    ) -> None:
         self._stream = stream
         self._stage = stage
+        self._place = place
         self._levels = levels
         self._capture_bytes = capture_bytes
         self._splitters = {"stdout": LineSplitter(), "stderr": LineSplitter()}
+        self._redacted = {"stdout": stream.redaction.stream(), "stderr": stream.redaction.stream()}
         self._captured = {"stdout": bytearray(), "stderr": bytearray()}
         self._written = {"stdout": 0, "stderr": 0}
 
@@ -70,17 +102,21 @@ class CapturedOutput:
         if (room := self._capture_bytes - len(kept)) > 0:
             kept += data[:room]
         if self._levels[stream] != "off":
-            block = self._splitters[stream].feed_block(data) if len(data) >= FLOOD_BYTES else None
-            if block is not None:
-                await self._stream.log_block(self._stage, self._level(stream), stream, block)
-            else:
-                await self._tell(stream, self._splitters[stream].feed(data))
+            await self._log(stream, self._redacted[stream].feed(data))
         else:
             await anyio.lowlevel.checkpoint()
+
+    async def _log(self, stream: Literal["stdout", "stderr"], shown: bytes) -> None:
+        block = self._splitters[stream].feed_block(shown) if len(shown) >= FLOOD_BYTES else None
+        if block is not None:
+            await self._stream.log_block(self._stage, self._level(stream), stream, block, self._place)
+        else:
+            await self._tell(stream, self._splitters[stream].feed(shown))
 
     async def finish(self) -> None:
         for stream in ("stdout", "stderr"):
             if self._levels[stream] != "off":
+                await self._log(stream, self._redacted[stream].finish())
                 await self._tell(stream, self._splitters[stream].finish())
             if 0 < self._capture_bytes < self._written[stream]:
                 await self._stream.log(
@@ -101,7 +137,7 @@ class CapturedOutput:
 
     async def _tell(self, stream: Literal["stdout", "stderr"], lines: list[str]) -> None:
         if lines:
-            await self._stream.log_lines(self._stage, self._level(stream), stream, lines)
+            await self._stream.log_lines(self._stage, self._level(stream), stream, lines, place=self._place)
 
     def _level(self, stream: Literal["stdout", "stderr"]) -> Level:
         level: Level = self._levels[stream]  # pyright: ignore[reportAssignmentType]  # checked by `choice`
@@ -119,18 +155,19 @@ async def run(job: JobContext, call: Call) -> Value:
         "stdout": choice(RUN, "stdout", arguments.stdout, LOG_LEVELS),
         "stderr": choice(RUN, "stderr", arguments.stderr, LOG_LEVELS),
     }
-    command = _command(arguments)
-    _refuse_secrets(arguments)
+    command = await _with_secrets(job, call, arguments, _command(arguments))
     stage, stop = job.stage(call.stage), job.stops[call.stage]
-    output = CapturedOutput(job.stream, stage.name, levels, _capture_bytes(arguments.capture))
+    output = CapturedOutput(
+        job.stream, stage.name, levels, _capture_bytes(arguments.capture), LogPlace(group=call.group)
+    )
     image = job.containers.image_of(stage, handle)
     try:
         with ExitStack() as held:
-            result = await _run(job, stage, handle, command, output, stop, held)
+            result = await _run(job, stage, handle, command, output, stop, held, call.group)
     finally:
         await stop.settle()
     if result.code != 0 and arguments.check:
-        raise _failure(command, result, image, output)
+        raise _failure(job.stream.redaction, command, result, image, output)
     return {
         "code": result.code,
         "ok": result.code == 0,
@@ -149,6 +186,7 @@ async def _run(
     output: CapturedOutput,
     stop: Stop,
     held: ExitStack,
+    group: list[str],
 ) -> CommandResult:
     """Run a command and tell its end; whoever asks it to stop waits for that."""
     image = job.containers.image_of(stage, handle)
@@ -175,7 +213,8 @@ async def _run(
                 duration=round(anyio.current_time() - started, 6),
                 used=used,
                 output_bytes=output.size_bytes,
-                error=_told(error, command),
+                error=_told(job.stream.redaction, error, command),
+                group=group,
             )
         raise
     await output.finish()
@@ -188,6 +227,7 @@ async def _run(
         duration=round(result.duration, 6),
         used=used,
         output_bytes=output.size_bytes,
+        group=group,
     )
     return result
 
@@ -230,40 +270,50 @@ def _capture_bytes(capture: bool | int) -> int:
     return capture
 
 
-def _refuse_secrets(arguments: RunArguments) -> None:
-    if arguments.secrets:
-        names = ", ".join(f"`{name}`" for name in arguments.secrets)
-        raise MoonyardError(
-            f"{RUN}: no secret is granted to this pipeline, so {names} cannot be given to the command",
-            code="secret_not_granted",
-        )
+async def _with_secrets(job: JobContext, call: Call, arguments: RunArguments, command: Command) -> Command:
+    """Put secrets into a command's environment, and set those apart that came from Lua as secrets."""
+    hidden = {path[1] for path in call.secrets if path[0] == "env"}
+    plain = {name: value for name, value in command.env.items() if name not in hidden}
+    secret = {name: value for name, value in command.env.items() if name in hidden}
+    wanted = arguments.secrets
+    for variable, name in wanted.items() if isinstance(wanted, dict) else [(name, name) for name in wanted]:
+        if variable in command.env:
+            raise ArgumentInvalid(f"{RUN}: variable `{variable}` is in `env` and in `secrets`; give it once")
+        check_variable(RUN, "secrets", variable)
+        value = (await job.secrets.get(name, call.stage)).value
+        secret[variable] = text_of(RUN, f"secrets.{variable}", [name], value)
+    return msgspec.structs.replace(command, env=plain, secret_env=secret)
 
 
-def command_text(argv: list[str]) -> str:
+def command_text(redaction: Redaction, argv: list[str]) -> str:
     """Write a command as a shell would take it, on one line and cut to a readable length."""
+    # Cut in two, a secret would not be found any more.
+    argv = redaction.words(argv)
     line = shlex.join(argv).replace("\n", "\\n")
     return line if len(line) <= COMMAND_TEXT_MAXIMUM else line[: COMMAND_TEXT_MAXIMUM - 1] + "…"
 
 
-def _failure(command: Command, result: CommandResult, image: str, output: CapturedOutput) -> CommandFailed:
+def _failure(
+    redaction: Redaction, command: Command, result: CommandResult, image: str, output: CapturedOutput
+) -> CommandFailed:
     if result.oom:
         how = "was killed: it ran out of memory"
     elif result.signal is not None:
         how = f"was killed by {result.signal}"
     else:
         how = f"exited with code {result.code}"
-    stderr = output.captured("stderr").decode("utf-8", errors="replace").strip().splitlines()
+    stderr = redaction.data(output.captured("stderr")).decode("utf-8", errors="replace").strip().splitlines()
     return CommandFailed(
-        f"command `{command_text(command.argv)}` {how} (in container {image})"
+        f"command `{command_text(redaction, command.argv)}` {how} (in container {image})"
         + (f": {stderr[-1][:COMMAND_TEXT_MAXIMUM]}" if stderr else ""),
         hint="Its output stands above in the log. With `check = false` a script can look at `code` itself.",
     )
 
 
-def _told(error: BaseException, command: Command) -> ErrorInfo:
+def _told(redaction: Redaction, error: BaseException, command: Command) -> ErrorInfo:
     if isinstance(error, MoonyardError):
         return error.info
-    return MoonyardError(f"command `{command_text(command.argv)}` was stopped", code="command_stopped").info
+    return MoonyardError(f"command `{command_text(redaction, command.argv)}` was stopped", code="command_stopped").info
 
 
 CALLS: Final = {RUN: run}

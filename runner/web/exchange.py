@@ -24,6 +24,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from runner.web.answers import Answer, taken
+from runner.web.ceilings import Ceilings
 from runner.web.destinations import Destinations
 from runner.web.errors import (
     AnswerTooLarge,
@@ -59,16 +60,21 @@ class WebSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Web:
     """The runner's side of HTTP: one for all its jobs."""
 
-    def __init__(self, session: aiohttp.ClientSession, destinations: Destinations, host_rate: Rate) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, destinations: Destinations, host_rate: Rate, ceilings: Ceilings
+    ) -> None:
+        self.ceilings = ceilings
+        """The limits that all runners share."""
         self._session = session
         self._destinations = destinations
         self._buckets = HostBuckets(host_rate)
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: WebSettings) -> AsyncGenerator[Web]:
+    async def open(cls, settings: WebSettings, ceilings: Ceilings | None = None) -> AsyncGenerator[Web]:
         """Have it for the span of a block.
 
+        :param ceilings: those of the orchestrator, where there is one.
         :raises ValueError: when a setting cannot be read.
         """
         destinations = Destinations(settings.allowed, settings.denied)
@@ -87,7 +93,7 @@ class Web:
             max_line_size=64 * 1024,
             max_field_size=64 * 1024,
         ) as session:
-            yield cls(session, destinations, host_rate)
+            yield cls(session, destinations, host_rate, ceilings or Ceilings())
 
     async def fetch(self, request: Request, workspace: Path, tell: Tell) -> Answer:
         """Send a request, and take its answer.
@@ -134,7 +140,17 @@ class Web:
                 method, body = "GET", None
                 headers = [pair for pair in headers if not pair[0].lower().startswith("content-")]
             if target.origin() != url.origin():
-                headers = [pair for pair in headers if pair[0].title() not in _FOR_ONE_PLACE]
+                if body is not None and request.is_body_private:
+                    raise RequestFailed(
+                        f"{request.call}: {shown(url)} redirects to {shown(target)}, another place, and the body holds a "
+                        "secret: it is not sent there",
+                        hint="Send the request there at once, if that place may have it.",
+                    )
+                headers = [
+                    pair
+                    for pair in headers
+                    if pair[0].title() not in _FOR_ONE_PLACE and pair[0].lower() not in request.private_headers
+                ]
             url = target
         raise TooManyRedirects(
             f"{request.call}: {shown(request.url)} was redirected more than {request.follow} times, "
@@ -145,6 +161,10 @@ class Web:
     async def _hop(
         self, request: Request, method: str, url: URL, headers: list[tuple[str, str]], body: Body | None
     ) -> AsyncGenerator[aiohttp.ClientResponse]:
+        if request.check is not None:
+            assert url.host is not None, "it was looked at"
+            assert url.port is not None, "http and https have one"
+            request.check(url.host, url.port)
         _check_literal(self._destinations, url)
         async with AsyncExitStack() as opened:
             data = None if body is None else await body(opened)
@@ -168,6 +188,10 @@ class Web:
             if delay >= WAIT_TOLD_SECONDS:
                 await tell(f"{request.call} waits {delay:.1f} s: the limit for {whose} is {bucket.rate.text}")
             await anyio.sleep(delay)
+        # The last one, so that a permit is used when it is due.
+        while (ceiling := self.ceilings.of(url.host)) is not None:
+            if await ceiling.take(request.call, url.host, request.seconds, tell):
+                return
 
 
 class _Checked(AbstractResolver):

@@ -34,6 +34,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Where in the workspace the answer's body goes."""
     bucket: Bucket | None
     """A limit of the pipeline's own."""
+    check: Callable[[str, int], None] | None = None
+    """Is asked whether a host and port may be asked, at each hop, and raises where not."""
+    private_headers: frozenset[str] = frozenset()
+    """In small letters: those that hold a secret, which is for the place of the URL alone."""
+    is_body_private: bool = False
 
 
 def shown(url: URL) -> str:

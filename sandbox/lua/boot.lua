@@ -3,10 +3,15 @@
 --
 -- One frame comes in, one goes out, after any number of log frames:
 --   load     compiles the pipeline's file and runs its top level    -> loaded, or failed
+--   describe loads a plugin, and nothing of any pipeline            -> described, or failed
+--            (of a file of tests, `testing`: what it tells comes as a pipeline's stages)
 --   run      begins with a stage's script                           -> call, done, failed
 --   ask      begins with a stage's condition, its `when`            -> call, done, failed
+--   hook     begins with what a plugin does at a job's start or end -> call, done, failed
 --   answer   goes on with a script that made a call                 -> call, done, failed
+--   branch   begins with a function of `parallel`, as a script      -> call, done, failed
 --   abandon  ends a script that waits for an answer, if there is it -> abandoned
+-- A script that calls `parallel` waits for the runner to say that its branches have ended, as for any answer.
 -- Any number of scripts may wait for answers, and each frame says by a number which one it is for: scripts take turns,
 -- and give them up only where they make a call.
 --
@@ -20,8 +25,8 @@
 
 local receive, send, orphaned, now, load_seconds, job_seconds, sources = ...
 
-local error, load, pairs, type, xpcall, pcall = error, load, pairs, type, xpcall, pcall
-local sethook, clock, gsub, unpack_string = debug.sethook, os.clock, string.gsub, string.unpack
+local error, load, next, pairs, type, xpcall, pcall = error, load, next, pairs, type, xpcall, pcall
+local sethook, clock, gsub, match, unpack_string = debug.sethook, os.clock, string.gsub, string.match, string.unpack
 local seed_random = math.randomseed
 local HOOK_INSTRUCTIONS = 1000000
 local NUMBER_FORMAT, NUMBER_BYTES = ">I4", 4
@@ -53,6 +58,7 @@ local coroutines = part("coroutines", watch, function(err, thread)
 end)
 errors = part("errors", coroutines.running, coroutines.resumer)
 local raise = errors.raise
+local groups = part("groups", coroutines.running, coroutines.resumer)
 
 local function send_frame(frame)
   send(messages.encode(frame))
@@ -61,18 +67,22 @@ end
 -- --- host calls
 
 local loading = false
+local testing -- where the file is one of tests: what it sees besides the modules
+local turn -- the script that has it
 
-local function call(plugin, name, first, second)
+local function refuse_while_loading(name)
   if loading then
     raise(
       "call_at_top_level",
       name .. " cannot be called while the file is loaded: a pipeline is loaded to be checked, too",
-      "Call it in a stage's `script` function."
+      testing and "Call it in a test: `it`." or "Call it in a stage's `script` function."
     )
   end
-  local null = messages.null
-  local arguments = { first == nil and null or first, second == nil and null or second }
-  local encoded, frame = pcall(messages.encode, { op = "call", name = name, arguments = arguments, plugin = plugin })
+end
+
+-- Sends a frame of a script's, and gives the answer to it.
+local function ask(name, message)
+  local encoded, frame = pcall(messages.encode, message)
   if not encoded then
     local problem = type(frame) == "table" and frame or { code = "memory_limit", message = frame }
     raise(problem.code, name .. ": " .. problem.message)
@@ -90,8 +100,23 @@ local function call(plugin, name, first, second)
   return answer.value
 end
 
-local function log(plugin, level, text)
-  local encoded, frame = pcall(messages.encode, { op = "log", level = level, text = text, plugin = plugin })
+local function call(plugin, name, first, second)
+  refuse_while_loading(name)
+  local null = messages.null
+  local arguments = { first == nil and null or first, second == nil and null or second }
+  return ask(
+    name, { op = "call", name = name, arguments = arguments, plugin = plugin, group = groups.path() }
+  )
+end
+
+local function log(plugin, level, text, fields, heading)
+  local encoded, frame = pcall(
+    messages.encode,
+    {
+      op = "log", level = level, text = text, plugin = plugin, fields = fields, group = groups.path(),
+      heading = heading,
+    }
+  )
   if not encoded then
     local problem = type(frame) == "table" and frame or { code = "memory_limit", message = frame }
     raise(problem.code, "log." .. level .. ": " .. problem.message)
@@ -99,19 +124,78 @@ local function log(plugin, level, text)
   send(frame)
 end
 
+-- --- functions at the same time
+
+local modules
+local branches, branch_count = {}, 0 -- by number: what is to run, or runs, for a `parallel`
+
+-- Runs functions at the same time, so many at once, each as a script of its own; gives the first value of each. Where
+-- one raises, the others are ended, and it goes on from here.
+local function run_branches(plugin, functions, count, limit)
+  refuse_while_loading("parallel")
+  local parent, first, results = coroutines.running(), branch_count + 1, {}
+  branch_count = branch_count + count
+  for index = 1, count do
+    branches[first + index - 1] = {
+      body = function()
+        results[index] = (functions[index]())
+      end,
+      parent = parent,
+      job = turn.job,
+    }
+  end
+  local answered, failed = xpcall(
+    ask, errors.capture, "parallel", { op = "fork", first = first, count = count, limit = limit, plugin = plugin }
+  )
+  local branch, threads = answered and failed and branches[first + failed - 1], {}
+  for index = first, first + count - 1 do
+    if branches[index].thread then
+      threads[branches[index].thread] = true
+    end
+    branches[index] = nil
+  end
+  if not answered then
+    error(failed, 0)
+  elseif branch then
+    -- One that was ended did not come to the end of its `container.run`.
+    for _, handle in pairs(modules.left_open(threads)) do
+      call(plugin, "container.close", handle)
+    end
+    error(branch.failure, 0)
+  end
+  return results
+end
+
 -- --- the parts that scripts see
 
 local required = {}
 local positional = part("positional", call, raise)
-local modules = part(
+local durations = part("durations", raise)
+local jobs = part("jobs", call, raise, function()
+  return turn and turn.job
+end)
+modules = part(
   "modules", call, log, now, raise, errors.capture, coroutines.running, coroutines.resumer,
   {
     part("files", call, positional),
     part("data", call, raise, positional, messages),
     part("http", call, raise, positional),
-  }
+    part("secret", call, raise, messages),
+    part("flow", call, raise, run_branches, durations, log),
+    part("regex", call, raise, positional),
+    part("semver", raise),
+    part("template", raise, messages.null),
+    jobs,
+  },
+  groups, durations, positional
 )
-local environment = part("environment", coroutines.library, modules, raise, function(name, line)
+local specs = part("specs", raise, function(value)
+  return type(value) == "table" and messages.secrets[value] ~= nil
+end)
+local plugins = part("plugins", raise, specs, positional.collect, function()
+  return loading
+end, modules.names)
+local environment = part("environment", coroutines.library, modules, raise, plugins, function(name, line)
   if loading and not required[name] then
     required[name] = line
   end
@@ -142,14 +226,18 @@ end
 -- Gives a script its turn, until it makes a call or ends.
 local function resume(number, script, answer)
   errors.remember_in(script.memory)
+  turn = script
   local resumed, first, second = coroutines.raw_resume(script.thread, answer)
+  turn = nil
   if resumed and first == coroutines.HOST then
     waiting[number] = script
     send(second)
-  elseif not resumed then
-    fail(first)
-  elseif not first then
-    fail(second)
+  elseif not resumed or not first then
+    local failure = not resumed and first or second
+    if script.branch then
+      script.branch.failure = failure
+    end
+    fail(failure)
   else
     send_frame({ op = "done", holds = not script.is_condition or not not second })
   end
@@ -167,14 +255,18 @@ local function find_scripts(pipeline)
   end
 end
 
+-- Gives the name in an entry of `plugins`, or nil where there is none; what is wrong with it is the runner's to say.
+local function plugin_name(entry)
+  local name = type(entry) == "table" and rawget(entry, "name") or entry
+  return type(name) == "string" and match(name, "^[^@]*") or nil
+end
+
 local function inject_plugins(pipeline)
-  local plugins = type(pipeline) == "table" and rawget(pipeline, "plugins")
-  for _, name in pairs(type(plugins) == "table" and plugins or {}) do
-    if type(name) == "string" and rawget(pipeline_environment, name) == nil then
-      local found, value = pcall(environment.load_plugin, name)
-      if found then
-        pipeline_environment[name] = value
-      end
+  local named = type(pipeline) == "table" and rawget(pipeline, "plugins")
+  for _, entry in next, type(named) == "table" and named or {} do
+    local name = plugin_name(entry)
+    if name and plugins.has(name) and rawget(pipeline_environment, name) == nil then
+      pipeline_environment[name] = environment.plugin(name)
     end
   end
 end
@@ -182,7 +274,8 @@ end
 local function load_pipeline(request)
   local source_name = "@" .. request.filename
   errors.set_pipeline(source_name)
-  environment.set_plugins(request.plugins)
+  plugins.set(request.plugins)
+  environment.begin(request.draft)
   pipeline_environment = environment.build(nil)
   -- As Lua's own `loadfile` does: a byte order mark, and a first line that begins with `#`, are no part of the program.
   local source = gsub(gsub(request.source, "^\xef\xbb\xbf", ""), "^#[^\n]*", "")
@@ -191,11 +284,19 @@ local function load_pipeline(request)
     send_frame({ op = "failed", error = { code = "lua_syntax", message = problem } })
     return
   end
+  testing = request.testing and part("testing", call, raise, errors.capture)
+  if testing then
+    testing.install(pipeline_environment)
+  end
   loading = true
   deadline = clock() + load_seconds
   deadline_message = "the file's top level ran for more than " .. load_seconds .. " s without coming to its end"
   -- It makes no call, so it is never the turn of anything else before its end.
-  local resumed, ok, pipeline = coroutines.raw_resume(begin(chunk))
+  local resumed, ok, pipeline = coroutines.raw_resume(begin(function()
+    local returned = chunk()
+    inject_plugins(returned)
+    return returned
+  end))
   if not resumed then
     fail(ok)
     return
@@ -203,10 +304,17 @@ local function load_pipeline(request)
     fail(pipeline)
     return
   end
+  if testing then
+    pipeline = testing.collected()
+  end
   find_scripts(pipeline)
-  inject_plugins(pipeline)
   loading = false
-  local encoded, frame = pcall(messages.encode, { op = "loaded", pipeline = pipeline, required = required }, true)
+  local setup, teardown = plugins.hooks()
+  messages.mark_list(setup)
+  messages.mark_list(teardown)
+  local encoded, frame = pcall(messages.encode, {
+    op = "loaded", pipeline = pipeline, required = required, setup = setup, teardown = teardown,
+  }, true)
   if not encoded then
     local reason = type(frame) == "table" and frame.message or tostring(frame)
     fail(errors.new({ code = "pipeline_invalid", message = "what the file returns is no pipeline: " .. reason }))
@@ -215,10 +323,48 @@ local function load_pipeline(request)
   send(frame)
 end
 
+local function describe(request)
+  plugins.set(request.plugins)
+  loading = true
+  deadline = clock() + load_seconds
+  deadline_message = "the plugin's top level ran for more than " .. load_seconds .. " s without coming to its end"
+  local resumed, ok, operations, setup, teardown = coroutines.raw_resume(begin(function()
+    return plugins.describe(request.plugin)
+  end))
+  if not resumed then
+    fail(ok)
+  elseif not ok then
+    fail(operations)
+  else
+    local encoded, frame = pcall(messages.encode, {
+      op = "described", operations = operations, setup = setup, teardown = teardown, modules = modules.names,
+    })
+    if encoded then
+      send(frame)
+    else
+      local reason = type(frame) == "table" and frame.message or tostring(frame)
+      fail(errors.new({ code = "plugin_invalid", message = "what the plugin declares cannot be told: " .. reason }))
+    end
+  end
+end
+
+local function run_hook(number, request)
+  resume(number, { thread = begin(plugins.hook(request.plugin, request.hook)), memory = {} })
+end
+
 local function run(number, request)
   local is_condition = request.op == "ask"
   local body = (is_condition and conditions or scripts)[request.stage]
-  resume(number, { thread = begin(body, request.job), memory = {}, is_condition = is_condition })
+  local job = jobs.prepare(request.job)
+  resume(number, { thread = begin(body, job), memory = {}, is_condition = is_condition, job = job })
+end
+
+local function run_branch(number, request)
+  local branch = branches[request.branch]
+  local thread = begin(branch.body)
+  coroutines.run_for(thread, branch.parent)
+  branch.thread = thread
+  resume(number, { thread = thread, memory = {}, job = branch.job, branch = branch })
 end
 
 local function go_on(number, answer)
@@ -265,8 +411,14 @@ return function(seed_high, seed_low)
       deadline = job_seconds
       deadline_message = "the pipeline's Lua used more than " .. job_seconds .. " s of processor time"
       loading = false
+    elseif request.op == "describe" then
+      describe(request)
+    elseif request.op == "hook" then
+      run_hook(number, request)
     elseif request.op == "answer" then
       go_on(number, request)
+    elseif request.op == "branch" then
+      run_branch(number, request)
     elseif request.op == "abandon" then
       abandon(number)
     else

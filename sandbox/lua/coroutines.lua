@@ -10,7 +10,7 @@
 --   * every coroutine is watched by the instruction hook.
 --
 -- Inputs: watch(coroutine), which sets the hook, and capture(error, coroutine), which remembers a call chain.
--- Gives:  { library, call, create, resume, running, resumer }
+-- Gives:  { library, HOST, call, create, running, resumer, run_for, close, raw_resume }
 
 local watch, capture = ...
 
@@ -133,6 +133,10 @@ return {
   running = current,
   resumer = function(thread)
     return resumed_by[thread]
+  end,
+  -- Notes that a coroutine which the scheduler resumes runs on behalf of another.
+  run_for = function(thread, other)
+    resumed_by[thread] = other
   end,
   close = close,
   raw_resume = raw_resume,

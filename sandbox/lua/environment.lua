@@ -3,15 +3,17 @@
 -- Guarantees:
 --   * only what is listed here comes from Lua's standard library; no file, program, bytecode, debug library or garbage
 --     collector's finalizer is within reach;
---   * the pipeline and each plugin have tables of their own; only values' methods (`("x"):upper()`) are shared.
+--   * the pipeline and each plugin have tables of their own; what strings have for methods (`("x"):upper()`) is in
+--     nobody's reach.
 --
--- Inputs: coroutine_library, modules (the table that modules.lua gives), raise, and note_require(name, line).
--- Gives:  { build(plugin) -> environment, load_plugin, set_plugins(sources) }
+-- Inputs: coroutine_library, modules (the table that modules.lua gives), raise, plugins (that of plugins.lua), and
+--         note_require(name, line).
+-- Gives:  { build(plugin, declared) -> environment, begin(is_draft), plugin(name) -> what the pipeline sees of it }
 
-local coroutine_library, modules, raise, note_require = ...
+local coroutine_library, modules, raise, plugins, note_require = ...
 
 local load, type, pairs, ipairs, rawget, setmetatable = load, type, pairs, ipairs, rawget, setmetatable
-local getinfo, concat, sort = debug.getinfo, table.concat, table.sort
+local getinfo, concat, sort, pack, tostring = debug.getinfo, table.concat, table.sort, table.pack, tostring
 
 local BASE = {
   "assert", "error", "getmetatable", "ipairs", "next", "pairs", "pcall", "rawequal", "rawget", "rawlen",
@@ -35,7 +37,7 @@ local LIBRARIES = {
 }
 
 local globals = _G
-local plugin_sources, plugin_values = {}, {}
+local faces, is_draft = {}, false
 
 -- What strings find as their methods is the listed part of the library too.
 local string_methods = {}
@@ -56,53 +58,42 @@ end
 local build
 
 local function known_names()
-  local names = {}
+  local names = plugins.names()
   for _, name in ipairs(modules.names) do
-    names[#names + 1] = name
-  end
-  for name in pairs(plugin_sources) do
     names[#names + 1] = name
   end
   sort(names)
   return concat(names, ", ")
 end
 
-local function load_plugin(name)
-  local loaded = plugin_values[name]
-  if loaded then
-    return loaded.value
-  end
-  local chunk, problem = load(plugin_sources[name], "@plugins/" .. name .. "/init.lua", "t", build(name))
-  if not chunk then
-    raise("plugin_invalid", "plugin `" .. name .. "` cannot be loaded: " .. problem)
-  end
-  loaded = { value = chunk() }
-  plugin_values[name] = loaded
-  return loaded.value
+-- Gives what the pipeline sees of a plugin: always the same table.
+local function plugin_face(name)
+  faces[name] = faces[name] or (is_draft and plugins.placeholder or plugins.face)(name)
+  return faces[name]
 end
 
-local function build_require(plugin, environment)
+-- That of the pipeline; a plugin has one of its own (plugins.lua).
+local function build_require(environment)
   return function(name)
     for _, module in ipairs(modules.names) do
       if module == name then
         return environment[module]
       end
     end
-    if type(name) == "string" and plugin_sources[name] then
-      if not plugin then
-        note_require(name, getinfo(2, "l").currentline)
-      end
-      return load_plugin(name)
+    if type(name) == "string" and (is_draft or plugins.has(name)) then
+      note_require(name, getinfo(2, "l").currentline)
+      return plugin_face(name)
     end
     raise(
       "module_unknown",
       "there is no module or plugin `" .. tostring(name) .. "` (there are: " .. known_names() .. ")",
-      "A pipeline is one file: `require` gives core modules and plugins only."
+      "A pipeline is one file: `require` gives core modules and the plugins that `plugins` names."
     )
   end
 end
 
-function build(plugin)
+-- Makes the pipeline's environment, or a plugin's with the modules that it declares.
+function build(plugin, declared)
   local environment = {}
   for _, name in ipairs(BASE) do
     environment[name] = globals[name]
@@ -114,21 +105,28 @@ function build(plugin)
     end
     environment[library] = copy
   end
-  if not plugin then
-    environment.string = string_methods
-  end
   local coroutines = {}
   for name, value in pairs(coroutine_library) do
     coroutines[name] = value
   end
   environment.coroutine = coroutines
   for name, module in pairs(modules.build(plugin)) do
-    environment[name] = module
+    if not declared or declared[name] then
+      environment[name] = module
+    end
   end
   environment._G = environment
   environment.setmetatable = safe_setmetatable
-  environment.print = environment.log.info
-  environment.require = build_require(plugin, environment)
+  local info = environment.log and environment.log.info
+  -- To `log.info` a table at the end is a line's fields; `print` shows whatever it is given.
+  environment.print = info and function(...)
+    local texts = pack(...)
+    for index = 1, texts.n do
+      texts[index] = tostring(texts[index])
+    end
+    info(concat(texts, " ", 1, texts.n))
+  end or nil
+  environment.require = not plugin and build_require(environment) or nil
   environment.load = function(chunk, name, mode, env)
     if mode ~= nil and mode ~= "t" and mode ~= "bt" then
       return nil, "only Lua source can be loaded, not bytecode"
@@ -141,10 +139,13 @@ function build(plugin)
   return environment
 end
 
+plugins.set_environment(build)
+
 return {
   build = build,
-  load_plugin = load_plugin,
-  set_plugins = function(sources)
-    plugin_sources, plugin_values = sources, {}
+  plugin = plugin_face,
+  -- With placeholders for plugins, where a file is loaded only to see which it names.
+  begin = function(with_placeholders)
+    faces, is_draft = {}, with_placeholders == true
   end,
 }

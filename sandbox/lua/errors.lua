@@ -176,7 +176,7 @@ function split_position(text)
       return where or (pipeline_name .. ":" .. line), inner
     end
   end
-  local where, rest = match(text, "^(plugins/[%w_-]+/init%.lua:%d+): (.*)$")
+  local where, rest = match(text, "^(plugins/[%w_/.-]+%.lua:%d+): (.*)$")
   return where, rest or text
 end
 

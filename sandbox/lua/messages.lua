@@ -6,10 +6,12 @@
 --     runs;
 --   * a string that is valid UTF-8 goes as text, any other as bytes; a table with exactly the keys 1..n goes as a list;
 --   * nesting and size are bounded, and what does not fit raises an error that names it;
---   * a function is refused, or, where `functions` is set, goes as an extension that holds its line.
+--   * a function is refused, or, where `functions` is set, goes as an extension that holds its line;
+--   * a secret goes as an extension that holds names of secrets, and the text around them.
 --
 -- Inputs: none. Gives { encode = function(value, functions) -> string, decode = function(string, at) -> value, null =
--- ..., mark_list = function(table) }, where `null` stands for nil in a list, which cannot hold one, and `at` is where
+-- ..., mark_list = function(table), secrets = ... }, where `secrets` has the parts of those tables that are secrets (a
+-- part is text, or a table with a name), where `null` stands for nil in a list, which cannot hold one, and `at` is where
 -- in the string to begin. A table that was marked goes as a list when it is empty, too, as one does that came as one.
 
 local DEPTH_MAXIMUM = 64
@@ -17,6 +19,7 @@ local BYTES_MAXIMUM = 24 * 1024 * 1024
 local VALUES_MAXIMUM = 1000000
 local FUNCTION_EXTENSION = 1
 local NULL_EXTENSION = 2
+local SECRET_EXTENSION = 3
 
 local error, type, rawlen, next, utf8_len, math_type = error, type, rawlen, next, utf8.len, math.type
 local pack, unpack, sub, byte = string.pack, string.unpack, string.sub, string.byte
@@ -33,6 +36,7 @@ local null = setmetatable({}, {
   end,
 })
 local lists = setmetatable({}, { __mode = "k" }) -- the tables that are lists even when they are empty
+local secrets = setmetatable({}, { __mode = "k" }) -- the parts of the tables that stand for secrets
 local KEY_KINDS = { string = true, number = true, boolean = true }
 
 local function is_list(value, length)
@@ -59,6 +63,17 @@ local function encode_string(value)
     return pack(">BI4", 0xdb, size) .. value
   end
   return pack(">BI4", 0xc6, size) .. value
+end
+
+local function encode_secret(parts)
+  local encoded, bytes = { pack(">BI4", 0xdd, #parts) }, 5
+  for index = 1, #parts do
+    local part = parts[index]
+    local text = type(part) == "table" and "\x91" .. encode_string(part.name) or encode_string(part)
+    encoded[index + 1] = text
+    bytes = bytes + #text
+  end
+  return pack(">BI4B", 0xc9, bytes, SECRET_EXTENSION) .. concat(encoded)
 end
 
 local function encode(root, functions)
@@ -95,6 +110,8 @@ local function encode(root, functions)
       put(value and "\xc3" or "\xc2")
     elseif kind == "nil" or rawequal(value, null) then
       put("\xc0")
+    elseif kind == "table" and secrets[value] then
+      put(encode_secret(secrets[value]))
     elseif kind == "table" then
       if depth >= DEPTH_MAXIMUM then
         refuse("too_deep", "a table nested deeper than 64 levels (or in itself) cannot be passed")
@@ -202,6 +219,7 @@ end
 
 return {
   null = null,
+  secrets = secrets,
   mark_list = function(value)
     lists[value] = true
   end,

@@ -4,15 +4,19 @@
 -- changes its own `process.run` changes nobody else's, and the runner knows whose code made a call.
 --
 -- Inputs: call(plugin, name, ...), which makes a host call, log(plugin, level, text), now(), which gives the time,
---         raise(code, message, hint), capture(error), running() and resumer(coroutine), and a list of tables as this
---         file gives one, each with more modules.
--- Gives:  { build, names }
+--         raise(code, message, hint), capture(error), running() and resumer(coroutine), a list of tables as this file
+--         gives one, each with more modules, and the tables that groups.lua, durations.lua and positional.lua give.
+-- Gives:  { build, names, left_open(threads) -> the handles of blocks that coroutines below these opened }
 
-local call, send_log, now, raise, capture, running, resumer, more = ...
+local call, send_log, now, raise, capture, running, resumer, more, groups, durations, positional = ...
 
-local ipairs, pairs = ipairs, pairs
+local ipairs, pairs, next, getmetatable = ipairs, pairs, next, getmetatable
 local type, tostring, error, select, setmetatable = type, tostring, error, select, setmetatable
 local xpcall, pack, unpack, concat = xpcall, table.pack, table.unpack, table.concat
+local match, find, sub = string.match, string.find, string.sub
+
+local FIELDS_MAXIMUM, FIELD_NAME_LENGTH_MAXIMUM = 32, 64
+local GROUP_NAME_LENGTH_MAXIMUM, GROUP_DEPTH_MAXIMUM = 200, 8
 
 local names = { "artifact", "container", "log", "process", "time" }
 
@@ -31,18 +35,64 @@ local function current_block()
   end
 end
 
+-- Takes the fields of a line: by name, and nothing that would have to be called to be shown.
+local function check_fields(name, given)
+  local fields, count = {}, 0
+  for key, value in next, given do
+    count = count + 1
+    if type(key) ~= "string" or not match(key, "^[%a_][%w_.-]*$") or #key > FIELD_NAME_LENGTH_MAXIMUM then
+      raise(
+        "argument_invalid",
+        name .. ": a field's name is up to " .. FIELD_NAME_LENGTH_MAXIMUM ..
+        " letters, digits, `_`, `.` and `-`, got " .. tostring(key),
+        "A list is shown by json.encode(list)."
+      )
+    elseif count > FIELDS_MAXIMUM then
+      raise("argument_invalid", name .. ": a line has at most " .. FIELDS_MAXIMUM .. " fields")
+    end
+    local kind = type(value)
+    fields[key] = (kind == "string" or kind == "number" or kind == "boolean") and value or tostring(value)
+  end
+  return count > 0 and fields or nil
+end
+
 local function build_log(plugin)
   local function at(level)
     return function(...)
       local parts = pack(...)
+      local last, fields = parts[parts.n], nil
+      if parts.n > 1 and type(last) == "table" and getmetatable(last) == nil then
+        fields = check_fields("log." .. level, last)
+        parts.n = parts.n - 1
+      end
       for index = 1, parts.n do
         local text = parts[index]
         parts[index] = type(text) == "string" and text or tostring(text)
       end
-      send_log(plugin, level, concat(parts, " ", 1, parts.n))
+      send_log(plugin, level, concat(parts, " ", 1, parts.n), fields)
     end
   end
-  return { debug = at("debug"), info = at("info"), warn = at("warn"), error = at("error") }
+  local function group(name, body, ...)
+    if type(name) ~= "string" or name == "" or #name > GROUP_NAME_LENGTH_MAXIMUM or find(name, "%c") then
+      raise(
+        "argument_invalid",
+        "log.group takes a name of up to " .. GROUP_NAME_LENGTH_MAXIMUM .. " characters on one line, got " ..
+        (type(name) == "string" and '"' .. sub(name, 1, 80) .. '"' or type(name))
+      )
+    elseif type(body) ~= "function" then
+      raise(
+        "argument_invalid",
+        "log.group takes a name and a function, got " .. (body == nil and "nil" or "a " .. type(body)),
+        'Write log.group("compile", function() ... end).'
+      )
+    elseif #(groups.path() or {}) >= GROUP_DEPTH_MAXIMUM then
+      raise("argument_invalid", "log.group: groups stand in each other at most " .. GROUP_DEPTH_MAXIMUM .. " deep")
+    end
+    return groups.run(name, function()
+      send_log(plugin, "info", name, nil, true)
+    end, capture, body, ...)
+  end
+  return { debug = at("debug"), info = at("info"), warn = at("warn"), error = at("error"), group = group }
 end
 
 local function build_process(plugin)
@@ -92,12 +142,12 @@ end
 
 local function build_artifact(plugin)
   return {
-    save = function(options)
-      if type(options) == "string" then
-        options = { path = options }
-      end
-      return call(plugin, "artifact.save", options)
+    save = positional.build(plugin, "artifact.save", { "path" }),
+    fetch = positional.build(plugin, "artifact.fetch", { "name" }),
+    list = function(options)
+      return call(plugin, "artifact.list", options)
     end,
+    test_report = positional.build(plugin, "artifact.test_report", { "path" }),
   }
 end
 
@@ -110,6 +160,13 @@ local function build_time(plugin)
     sleep = function(duration)
       return call(plugin, "time.sleep", duration)
     end,
+    seconds = function(duration)
+      return durations.seconds("time.seconds: `duration`", duration)
+    end,
+    duration = durations.text,
+    format = positional.build(plugin, "time.format", { "seconds" }),
+    parse = positional.build(plugin, "time.parse", { "text" }),
+    parts = positional.build(plugin, "time.parts", { "seconds" }),
   }
 end
 
@@ -121,6 +178,19 @@ end
 
 return {
   names = names,
+  left_open = function(threads)
+    local handles = {}
+    for thread, own in pairs(blocks) do
+      local above = thread
+      while above and not threads[above] do
+        above = resumer(above)
+      end
+      for index = above and #own or 0, 1, -1 do
+        handles[#handles + 1], own[index] = own[index], nil
+      end
+    end
+    return handles
+  end,
   build = function(plugin)
     local modules = {
       artifact = build_artifact(plugin),

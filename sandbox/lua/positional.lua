@@ -8,7 +8,12 @@
 
 local call, raise = ...
 
-local type, next, pack, concat = type, next, table.pack, table.concat
+local type, next, getmetatable, pack, concat = type, next, getmetatable, table.pack, table.concat
+
+-- A secret is a table, and still one value.
+local function is_table(value)
+  return type(value) == "table" and getmetatable(value) ~= "secret"
+end
 
 local function refuse(name, parameters, given)
   raise(
@@ -21,13 +26,13 @@ end
 
 local function collect(name, parameters, ...)
   local given, count = pack(...), #parameters
-  if given.n == 1 and type(given[1]) == "table" then
+  if given.n == 1 and is_table(given[1]) then
     return given[1]
   elseif given.n > count + 1 then
     refuse(name, parameters, given.n .. " arguments")
   end
   local arguments, options = {}, given[count + 1]
-  if type(options) == "table" then
+  if is_table(options) then
     for key, value in next, options do
       arguments[key] = value
     end

@@ -52,6 +52,22 @@ async def test_what_no_kernel_takes_is_refused_with_its_size_wherever_it_is_give
     assert [int(words[3]) > 2_000_000 for words in said] == [True] * 4
 
 
+async def test_a_workdir_that_leads_out_of_the_workspace_or_is_none_fails_the_command_alone(run: Runner) -> None:
+    printed = await run.script(
+        SHELL
+        + f"""
+    process.run({{ command = "sh", args = {{ "-c", "mkdir in; touch file" }} }})
+    for _, workdir in ipairs({{ "..", "in/../..", "./../workspace/../..", "missing", "file", "/missing" }}) do
+      local code, text = try(container.run, "{ALPINE}", {{ workdir = workdir }}, function()
+        process.run({{ command = "true" }})
+      end)
+      if code ~= "cwd_not_found" then log.info(workdir .. ": " .. code .. " " .. text) end
+    end
+    process.run({{ command = "true" }})"""
+    )
+    assert succeeded(printed).texts(source="lua") == []
+
+
 async def test_a_memory_bomb_and_a_fork_bomb_end_their_own_commands_alone(run: Runner) -> None:
     (run.folder / "moonyard.toml").write_text("container_pids = 64\n")
     printed = await run.script(

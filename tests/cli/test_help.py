@@ -80,7 +80,7 @@ def test_the_version_is_that_of_the_package():
     ("arguments", "told"),
     [
         (["runn"], "`runn` is not a command; did you mean `run`?"),
-        (["frobnicate"], "`frobnicate` is not a command (there are: run, up, pipeline"),
+        (["frobnicate"], "`frobnicate` is not a command (there are: init, "),
         (["run"], "Missing argument 'FILE'"),
         (["submit", "hello", "--imput", "a=b"], "No such option"),
         (["jobs", "--state", "sleeping"], "'sleeping' is not one of 'queued', 'running'"),

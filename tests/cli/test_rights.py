@@ -92,6 +92,46 @@ async def test_what_the_owner_allows_is_there_and_nothing_else(
     assert (shared / "taken").read_text() == "from the owner"
 
 
+@pytest.mark.parametrize("option", ASKED)
+async def test_a_service_that_asks_for_what_is_not_allowed_is_refused_before_any_is_made(
+    option: str, run: Runner
+) -> None:
+    services = f"services = {{ first = {{ image = 'alpine' }}, s = {{ image = 'none', {option} = {ASKED[option]} }} }}"
+    stages = 'stages = { { name = "s", script = function() log.info("ran") end } }'
+    done = await run(f'return {{ name = "try", {services}, {stages} }}')
+    assert done.code == 1
+    assert done.errors[-1].code == "rights_refused"
+    assert f"image none may not have {option}" in done.errors[-1].message.replace("`", "")
+    assert done.texts(source="lua") == []
+    assert not [line for line in done.lines if line["type"] == "log" and "first" in line["text"]]
+
+
+async def test_a_service_has_what_the_owner_allows_it_and_no_other_has_it(
+    run: Runner, device: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shared = tmp_path_factory.mktemp("shared")
+    (shared / "given").write_text("from the owner")
+    (run.folder / "moonyard.toml").write_text(f"""
+        [[allow]]
+        images = ["alpine:*"]
+        mounts = ["{shared}:/data"]
+        devices = ["{device}"]
+        capabilities = ["NET_ADMIN"]
+    """)
+    tries = f"cp /data/given /data/taken && echo x > {device} && ip link set lo down && echo done && sleep 1000"
+    command = f'{{ "sh", "-c", "({tries}) 2>&1" }}'
+    asked = f'mounts = {{ "/data" }}, devices = {{ "{device}" }}, capabilities = {{ "NET_ADMIN" }}'
+    services = f"""services = {{
+      with = {{ image = "alpine", command = {command}, {asked}, ready = {{ command = {{ "ls", "/data/taken" }} }} }},
+      without = {{ image = "alpine", command = {command} }} }}"""
+    done = await run(f'return {{ name = "try", {services}, stages = {{ {{ name = "s", script = function() end }} }} }}')
+    assert done.code == 0, done.stdout
+    said = {line["service"]: line["text"] for line in done.lines if line["type"] == "log" and line.get("service")}
+    assert said["with"] == "done"
+    assert "No such file" in said["without"]
+    assert (shared / "taken").read_text() == "from the owner"
+
+
 async def test_a_privileged_block_can_do_what_root_can(run: Runner) -> None:
     (run.folder / "moonyard.toml").write_text('[[allow]]\nimages = ["alpine"]\nprivileged = true\n')
     body = """

@@ -831,15 +831,17 @@ async def test_a_repository_is_cloned_by_branch_tag_and_commit_and_what_is_there
       end
       sh("touch branch/mine file; mkdir empty")
       for code, options in pairs({{
-        command_failed = {{ path = "branch" }}, path_not_empty = {{ path = "branch", branch = commit }},
-        repository_empty = {{ path = "none", url = "empty.git" }}, argument_invalid = {{ path = "../x" }},
+        command_failed = {{ path = "none", url = "nosuch" }},
+        git_path_not_empty = {{ path = "branch", branch = commit }},
+        git_repository_empty = {{ path = "none", url = "empty.git" }}, argument_invalid = {{ path = "../x" }},
       }}) do
         local got, text = try(clone, options)
         assert(got == code and not text:find("table: ", 1, true), got .. " " .. text)
       end
       assert(content("branch") == "3u" and sh("test -e branch/mine").ok)
-      assert(try(clone, {{ path = "file", branch = commit }}) == "path_not_empty")
-      assert(try(clone, {{ path = "file" }}) == "command_failed" and sh("test -f file").ok)
+      assert(try(clone, {{ path = "file", branch = commit }}) == "git_path_not_empty")
+      assert(try(clone, {{ path = "branch" }}) == "git_path_not_empty")
+      assert(try(clone, {{ path = "file" }}) == "git_path_not_empty" and sh("test -f file").ok)
       assert(clone({{ path = "empty", branch = commit }}).commit == commit)
       for _, options in ipairs({{ {{ branch = ("0"):rep(40) }}, {{ branch = "nosuch" }}, {{ url = "nosuch" }} }}) do
         options.path = "gone"

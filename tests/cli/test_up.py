@@ -6,6 +6,7 @@ import hashlib
 import os
 import signal
 import socket
+import stat
 import subprocess
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,6 +18,7 @@ import pytest
 from anyio.streams.text import TextReceiveStream
 
 from tests.cli.command import ROOT, SECONDS, Printed, Running, argv, environment, moonyard, started
+from tests.plugins import made
 
 WAITING = """
 return { name = "waiting", stages = { { name = "s", script = function(job)
@@ -40,6 +42,12 @@ KEEPING = """
 return { name = "keeping", inputs = { text = { type = "string" } }, stages = { { name = "s", script = function(job)
   process.run({ command = "sh", args = { "-c", 'printf "%s" "$TEXT" > out.txt' }, env = { TEXT = job.inputs.text } })
   artifact.save({ path = "out.txt", name = "dir/out.txt" })
+end } } }
+"""
+DEPLOYING = """
+return { name = "deploying", stages = { { name = "deploy", script = function()
+  local script = 'echo "length ${#TOKEN}"; echo "it is $TOKEN"'
+  process.run({ command = "sh", args = { "-c", script }, secrets = { "TOKEN" } })
 end } } }
 """
 
@@ -205,6 +213,80 @@ async def test_a_job_is_submitted_followed_kept_and_looked_at(installation: Inst
     assert [(row["number"], row["state"]) for row in jobs.lines] == [(3, "succeeded"), (2, "failed"), (1, "succeeded")]
     looked = await installation("db", "psql", "-c", "SELECT text FROM inspect.log('1') WHERE source = 'stdout'")
     assert "Hello, you, from a container!" in looked.stdout
+
+
+async def test_plugins_are_pushed_locked_with_a_version_and_run_as_locked(installation: Installation) -> None:
+    gives = 'gives = { who = { type = "string" } }'
+    first, second = (made.files("mine", made.operation(f"return {{ who = '{word}' }}", gives)) for word in ("1", "2"))
+    made.write(installation.folder / "mine", first)
+    pushed = await installation("plugin", "push", "mine")
+    assert (pushed.code, pushed.stdout.split()[:3]) == (0, ["pushed", "mine", "1.0.0"])
+    assert (await installation("plugin", "push", "mine")).stdout.startswith("unchanged mine 1.0.0")
+    made.write(installation.folder / "mine", second)
+    refused = await installation("plugin", "push", "mine")
+    assert refused.code == 2
+    assert "hint: What a version names never changes" in refused.stderr
+    other = made.files("other", made.operation("return { who = 'x' }", gives))
+    made.write(installation.folder / "beside" / "other", other)
+    pipeline = """
+    return { name = "uses", plugins = { "mine@1", { name = "other", folder = "beside/other" } },
+      stages = { { name = "s", script = function() log.info(mine.run().who .. other.run().who) end } } }"""
+    await installation.push(pipeline)
+    job = await installation("submit", "uses", "--follow", "--json")
+    assert job.texts(source="lua") == ["1x"], job
+    # What is there now is another thing: what the version was locked with runs on.
+    newer = {**second, "plugin.toml": second["plugin.toml"].replace("1.0.0", "1.1.0")}
+    made.write(installation.folder / "mine", newer)
+    assert (await installation("plugin", "push", "mine")).code == 0
+    assert (await installation("submit", "uses", "--follow", "--json")).texts(source="lua") == ["1x"]
+    await installation.push(pipeline)
+    assert (await installation("submit", "uses", "--follow", "--json")).texts(source="lua") == ["2x"]
+    listed = await installation("plugin", "list", "--json")
+    assert [(row["name"], row["version"]) for row in listed.lines if row["origin"] == "pushed"] == [
+        ("mine", "1.1.0"), ("mine", "1.0.0")
+    ]  # fmt: skip
+    shown = await installation("plugin", "show", "mine@1.0")
+    assert shown.stdout.startswith("mine 1.0.0  (pushed, ")
+    uses = await installation("pipeline", "show", "uses")
+    assert "\nplugins:\n  mine 1.1.0  " in uses.stdout
+    looked = await installation("db", "psql", "-c", "SELECT plugin, version, pipelines FROM inspect.plugins")
+    assert looked.stdout.count(" mine ") == 2
+
+
+async def test_a_secret_is_ready_to_use_and_only_orchestrators_know_the_master_key(installation: Installation) -> None:
+    key = installation.state_folder / "secret.keys"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    value = "correct-horse-battery"
+    (installation.folder / "value").write_text(value, encoding="utf-8")
+    await installation.push(DEPLOYING)
+    with (installation.folder / "value").open("rb") as stdin:
+        more = environment(MOONYARD_STATE_FOLDER=str(installation.state_folder))
+        await anyio.run_process(argv("secret", "set", "TOKEN"), stdin=stdin, cwd=installation.folder, env=more)
+    refused = await installation("submit", "deploying", "--follow", "--json")
+    assert [error.code for error in refused.errors] == ["stage_failed", "secret_not_granted"]
+    assert (await installation("grant", "add", "TOKEN", "deploying", "--stage", "deploy")).code == 0
+    for port in (installation.addresses[0].rpartition(":")[2], None):
+        done = await installation("submit", "deploying", "--follow", "--json")
+        assert done.code == 0, done
+        assert value not in done.stdout
+        assert [text for text in done.texts(source="stdout") if text.startswith("length")] == [f"length {len(value)}"]
+        if port is not None:
+            os.kill(installation.orchestrator(port), signal.SIGKILL)
+    deliveries = await installation(
+        "db", "psql", "-c", "SELECT job, result FROM inspect.secret_deliveries ORDER BY job"
+    )
+    assert deliveries.stdout.count("delivered") == 2
+    assert deliveries.stdout.count("not granted") == 1
+    for pid in descendants(installation.process.pid):
+        is_orchestrator = "orchestrator" in command_line(pid)
+        assert (b"MOONYARD_SECRET_KEY_FILE" in environment_of(pid)) == is_orchestrator or not environment_of(pid)
+
+
+def environment_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
 
 
 async def test_what_cannot_be_done_is_told_with_exit_code_2(installation: Installation) -> None:

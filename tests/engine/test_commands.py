@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import anyio
@@ -108,6 +109,29 @@ async def test_a_file_that_is_no_program_is_told_as_such(container: Container) -
         await run(container, "/etc/passwd")
     with pytest.raises(CommandNotExecutable):
         await run(container, "/etc")
+
+
+async def test_a_script_whose_interpreter_is_missing_is_told_as_such(container: Container, workspace: Path) -> None:
+    for name, text in (("script", "#! /no/such/ruby -w\nputs 1\n"), ("windows", "#!/bin/sh\r\nexit 3\r\n")):
+        (workspace / name).write_text(text, newline="")
+        (workspace / name).chmod(0o755)
+    with pytest.raises(CommandNotFound, match=r"`\./script` .* interpreter.*missing") as raised:
+        await run(container, "./script")
+    with pytest.raises(CommandNotFound, match=r"`windows`|`/workspace/windows`") as of_windows:
+        await run(container, "/workspace/windows")
+    if container.is_alive and container._servers is not None:
+        assert "interpreter `/no/such/ruby` is missing" in raised.value.message
+        assert "interpreter `/bin/sh\\r` is missing" in of_windows.value.message
+        assert "Windows" in str(of_windows.value.hint)
+
+
+async def test_a_program_whose_loader_is_missing_is_told_as_such(engine: Engine, spec: ContainerSpec) -> None:
+    # The machine's own, which is no busybox: it is linked with a C library that the image does not have.
+    container = await engine.create_container(spec, Said())
+    shutil.copy("/usr/bin/env", spec.workspace / "linked")
+    for user in (None, "nobody"):  # the one by the command server, the other by the engine's exec
+        with pytest.raises(CommandNotFound, match=r"`\./linked` .*, .*the dynamic loader that it needs,? is"):
+            await run(container, "./linked", user=user)
 
 
 @pytest.mark.parametrize("code", [125, 126, 127])

@@ -66,3 +66,38 @@ def test_a_command_is_over_only_when_its_request_was_read_to_the_end(server: Ser
     assert server.says() == "1 end 3\n"
     os.close(server.start(2, ["true"]))
     assert server.says() == "2 end 0\n"
+
+
+@pytest.mark.parametrize("interpreter", ["dash", "busybox sh", "bash"])
+def test_every_shell_tells_which_interpreter_a_script_wants(interpreter: str, tmp_path: Path) -> None:
+    files = {
+        "script": b"#!/no/such/program -x\necho said\n",
+        "windows": b"#!/bin/sh\r\nexit 3\r\n",
+        "hostile": b"#!" + b"\\n2 end 0 " + b"x" * 5000 + b"\n",
+        "said": b"#!/bin/sh\nexit 127\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_bytes(text)
+        (tmp_path / name).chmod(0o755)
+    folder = tmp_path / "server"
+    folder.mkdir()
+    started = Server(interpreter.split(), folder)
+    try:
+        assert started.says() == "ready\n"
+        said: list[str] = []
+        for number, name in enumerate(files, 1):
+            os.close(started.start(number, [str(tmp_path / name)]))
+            text = ""
+            while f"\n{number} end " not in f"\n{text}":
+                more = started.says()
+                assert more, text
+                text += more
+            said.append(text)
+    finally:
+        started.end()
+    assert said[0] == "1 not-started #!/no/such/program -x\n1 end 127\n"
+    assert said[1] == "2 not-started #!/bin/sh\r\n2 end 127\n"
+    assert said[2].startswith("3 not-started #!\\n2 end 0 xx")
+    assert len(said[2]) < 300
+    assert said[2].endswith("\n3 end 127\n")
+    assert said[3] == "4 end 127\n"

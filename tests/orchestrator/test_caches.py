@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator import maintenance, retention
 from orchestrator.events import GONE
+from orchestrator.sql import blobs as blobs_sql
 from schema.client import OrchestratorRefused
 from schema.definition import CacheDefinition, InputDefinition, PipelineDefinition, StageDefinition
 from schema.wire import CacheFind, CacheFound, CacheList, CacheSave, CacheSaved, CachesForget, CachesForgotten
@@ -251,7 +252,7 @@ async def test_a_cache_goes_some_days_after_its_last_use_and_its_content_with_it
 
 
 async def maintenance_sweep(installation: Installation) -> None:
-    await installation.database.rows(maintenance.artifacts_sql.BLOBS_SWEEP_UNNAMED, maintenance.UNNAMED_AGE_MAXIMUM)
+    await installation.database.rows(blobs_sql.BLOBS_SWEEP_UNNAMED, maintenance.UNNAMED_AGE_MAXIMUM)
 
 
 async def test_caches_are_listed_and_forgotten(installation: Installation):

@@ -179,9 +179,10 @@ async def test_hot_statements_use_their_indexes_among_many_finished_jobs(install
         "'line'::text",
         "NULL::text",
         "1",
+        "0",
     )
-    arrays = [f"array_fill({value}, ARRAY[200])" for value in batch]
-    store = await plan(installation, events_sql.EVENTS_STORE, *arrays, "'[]'", "'[]'")
+    *arrays, secrets = (f"array_fill({value}, ARRAY[200])" for value in batch)
+    store = await plan(installation, events_sql.EVENTS_STORE, *arrays, "'[]'", "'[]'", secrets)
     # The fence goes by primary key: the index of running attempts is full of dead entries when it matters.
     assert "attempts_pkey" in store
     assert "attempts_running" not in store

@@ -124,7 +124,7 @@ class Queue(RuleBasedStateMachine):
                 return
         line = '{"type":"job"}\n'
         batch = (held.job, held.attempt, held.runner, 1, 2, state, len(line), line, None, None)
-        stored = self.ask(events.EVENTS_STORE, *([value] for value in batch), "[]", "[]")
+        stored = self.ask(events.EVENTS_STORE, *([value] for value in batch), "[]", "[]", [0])
         assert stored == ([(held.job,)] if is_live else [])
         if is_live:
             self.states[held.job] = state

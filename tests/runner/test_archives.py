@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -326,6 +327,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], Limits]] = {
     "gzip": (lambda: gzip.compress(zeros(40_000_000)), Limits()),
     "xz": (lambda: lzma.compress(zeros(40_000_000)), Limits()),
     "bzip2": (lambda: bz2.compress(zeros(40_000_000)), Limits()),
+    "zstd": (lambda: zstd.compress(zeros(40_000_000)), Limits()),
     "zip": (lambda: zip_of(("zeros", bytes(40_000_000), 0o644)), Limits()),
     "more than may be": (lambda: zeros(2_000_000), Limits(size_bytes=1_000_000)),
     "more files than may be": (lambda: tar_of(*[entry(str(number)) for number in range(101)]), Limits(entries=100)),
@@ -372,6 +374,12 @@ def long_name(size: int) -> bytes:
     return made.tobuf(tarfile.GNU_FORMAT)
 
 
+def zstd_with_window(window_log: int, content: bytes = b"") -> bytes:
+    """Compress so that whoever reads needs a window of so many bits."""
+    compressor = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: window_log})
+    return compressor.compress(content or zeros(1000), zstd.ZstdCompressor.FLUSH_BLOCK) + compressor.flush()
+
+
 DAMAGED: dict[str, bytes] = {
     "nothing": b"",
     "text": b"this is no archive\n" * 100,
@@ -381,13 +389,23 @@ DAMAGED: dict[str, bytes] = {
     "a gzip of text": gzip.compress(b"no tar"),
     "a wrong checksum": tar_of(GOOD, (entry("x"), b"")).replace(b"good", b"evil"),
     "a wrong header later": tar_of(GOOD)[:1024] + b"x" * 512 + bytes(1024),
-    "zstd": b"\x28\xb5\x2f\xfd" + bytes(100),
+    "no zstd": b"\x28\xb5\x2f\xfd" + bytes(100),
+    "half a zstd": zstd.compress(tar_of((entry("x"), os.urandom(100_000))))[:50_000],
+    "a zstd that needs much memory": zstd_with_window(28),
     "half a zip": zip_of(("x", os.urandom(10_000), 0o644))[:5000],
     "a name of a terabyte": tar_of(GOOD)[:1024] + long_name(2**40),
     "a name of a gigabyte": tar_of(GOOD)[:1024] + long_name(2**30),
     "names of names": b"".join(long_name(512) + b"x" * 512 for _ in range(2000)),
     "an xz that needs gigabytes": lzma.compress(zeros(1000), filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 1 << 30}]),
 }
+
+
+def test_zstd_of_several_frames_and_of_its_own_program_is_read(workspace: Path) -> None:
+    content = tar_of((entry("x"), os.urandom(300_000)))
+    (workspace / "frames").write_bytes(zstd.compress(content[:100_000]) + zstd.compress(content[100_000:], level=19))
+    (workspace / "window").write_bytes(zstd_with_window(27, content))
+    for name in ("frames", "window"):
+        assert extract(workspace, name, to=name + ".d") == 1
 
 
 @pytest.mark.parametrize("name", DAMAGED)
@@ -418,7 +436,7 @@ def test_an_encrypted_zip_and_an_odd_method_are_refused(workspace: Path) -> None
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
-@given(st.sampled_from(["tar", "tar.gz", "tar.xz", "zip"]), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255))))
+@given(st.sampled_from(FORMATS), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255))))
 def test_no_damage_does_more_than_to_be_told(
     tmp_path_factory: pytest.TempPathFactory, kind: Format, changes: list[tuple[float, int]]
 ) -> None:

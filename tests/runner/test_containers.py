@@ -35,9 +35,7 @@ async def job(engine: Engine, workspace: Path) -> AsyncGenerator[JobContainers]:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stream.deliver_all)
         async with anyio.create_task_group() as removals:
-            containers = JobContainers(
-                engine=engine, stream=stream, workspace=workspace, environment={}, tasks=removals
-            )
+            containers = JobContainers(engine=engine, stream=stream, workspace=workspace, tasks=removals)
             try:
                 yield containers
             finally:

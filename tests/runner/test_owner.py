@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from runner import owner as owners
 from runner.engine.engine import Engine
+from runner.engine.errors import EngineLost
 from runner.owner import remove_tree
 from schema.errors import MoonyardError
 from tests.cli.command import ROOT
@@ -62,6 +63,32 @@ async def test_what_the_dead_left_is_cleared_up_and_the_living_are_left_alone(tm
             assert await owners.clear_leftovers(tmp_path, mine, engine) == 0
         living.communicate(timeout=30)
     assert {folder.name for folder in (tmp_path / "owners").iterdir()} == {".nascent"}
+
+
+class DiesOnce:
+    """An engine that is lost the first time it is asked, as a private one is that somebody kills just then."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.asked = 0
+
+    async def remove_containers(self, owner: str) -> int:
+        self.asked += 1
+        if self.asked == 1:
+            raise EngineLost("the private container engine was lost while removing a network")
+        return await self._engine.remove_containers(owner)
+
+
+async def test_an_engine_that_dies_while_it_clears_up_is_asked_again(tmp_path: Path, engine: Engine) -> None:
+    with taker(tmp_path) as dead:
+        dead_name = await first_line(dead)
+        dead.kill()
+        dead.wait()
+    dying = DiesOnce(engine)
+    with owners.take(tmp_path) as mine:
+        assert await owners.clear_leftovers(tmp_path, mine, dying) == 1
+        assert dying.asked == 2
+        assert not (tmp_path / "owners" / dead_name).exists()
 
 
 async def test_a_workspace_is_open_to_any_user_inside_a_folder_that_is_not(tmp_path: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
 
 import plugins
 from sandbox.parent import WarmParent
-from sandbox.process import JobFacts, Sandbox, Value
+from sandbox.process import JobFacts, LogPlace, Sandbox, Value
 from sandbox.wall import Limits
 from schema.definition import InputValue, PipelineDefinition
 from schema.errors import MoonyardError
@@ -26,13 +26,18 @@ class RecordingHost:
         self.plugins: list[str | None] = []
         self.lines: list[str] = []
         self.levels: list[Level] = []
+        self.places: list[LogPlace] = []
+        self.groups: list[list[str]] = []
         self.answers: dict[str, Callable[[list[Value]], Awaitable[Value]]] = {}
         self._handles = 0
 
-    async def call(self, stage: str, name: str, arguments: list[Value], *, plugin: str | None = None) -> Value:
+    async def call(
+        self, stage: str, name: str, arguments: list[Value], *, plugin: str | None = None, group: Sequence[str] = ()
+    ) -> Value:
         del stage
         self.calls.append((name, arguments))
         self.plugins.append(plugin)
+        self.groups.append(list(group))
         if name in self.answers:
             return await self.answers[name](arguments)
         if name == "container.open":
@@ -42,10 +47,11 @@ class RecordingHost:
             return {"code": 0, "ok": True, "stdout": "", "stderr": "", "duration": 0.5}
         return None
 
-    async def log(self, stage: str, level: Level, text: str) -> None:
+    async def log(self, stage: str, level: Level, text: str, place: LogPlace) -> None:
         del stage
         self.levels.append(level)
         self.lines.append(text)
+        self.places.append(place)
 
     def fail(self, name: str, error: MoonyardError) -> None:
         async def refuse(_arguments: list[Value]) -> Value:

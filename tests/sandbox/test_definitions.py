@@ -111,8 +111,8 @@ async def test_everything_that_is_wrong_is_told_at_once_with_its_line() -> None:
     assert told(problems) == [
         "try.lua:2: `bad name` cannot be a name: up to 100 letters, digits, `.`, `_`, `-`, a letter or digit first",
         "try.lua:3: `requires` is no field of a pipeline: plugins are named in `plugins`",
-        "try.lua:4: there is no plugin `gti`; did you mean `git`? (plugins: git)",
-        "try.lua:4: `plugins[3]` must be a plugin's name, got a number",
+        f"try.lua:4: there is no plugin `gti`; did you mean `git`? (plugins: {', '.join(sorted(plugins.shipped()))})",
+        "try.lua:4: `plugins[3]` must be a plugin's name, or a table, got a number",
         'try.lua:6: `type` of input `a` must be one of "string", "number", "integer", "boolean", got `strnig`',
         "try.lua:7: `default` of input `b` must be of type integer, got `three`",
         "try.lua:8: input `c` must be a table, got a string",
@@ -221,7 +221,18 @@ return {
     assert lines["stages", 3, "container"] == 12
     assert lines["inputs", "a", "type"] == 14
     assert locations.line_of(lines, ("stages", 2, "name")) == 10
-    assert locations.locate("local p = {} return p") == {}
+    assert locations.locate("return build()") == {}
+
+
+@pytest.mark.parametrize("declared", ["local p = {", "p = {", "local p <const> = {"])
+def test_fields_of_a_table_that_has_a_name_are_found(declared: str) -> None:
+    source = (
+        f"other.p = {{ name = 1 }}\n{declared}\n  name = 'p',\n  stages = {{\n    {{ name = 'a' }} }} }}\nreturn p;\n"
+    )
+    lines = locations.locate(source)
+    assert lines[("name",)] == 3
+    assert lines["stages", 1, "name"] == 5
+    assert locations.locate(source.replace("return p", "return q")) == {}
 
 
 @given(st.text(alphabet="{}[]()=,;\"' \nabreturnend-[[]]", max_size=200))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from sandbox.process import Value
+from sandbox.process import LogPlace, Value
 from schema.errors import MoonyardError
+from schema.states import Level
 from tests.sandbox.conftest import failure_of, loaded, run_script, script
 
 
@@ -249,16 +250,18 @@ async def test_container_run_without_a_function_says_what_to_write() -> None:
     assert "container.run(image, function() ... end)" in error.hint
 
 
+async def cloned(arguments: list[Value]) -> Value:
+    """Answer what the plugin git runs, as if it had worked."""
+    is_git = isinstance(asked := arguments[1], dict) and asked["command"] == "git"
+    return {"stdout": "0123456789abcdef0123456789abcdef01234567\n" if is_git else "", "code": 0, "ok": is_git}
+
+
 async def test_a_plugin_is_injected_with_and_without_require() -> None:
     clone = 'git.clone({ url = "https://example.org/x.git" })'
     for before in ("", 'local git = require("git")'):
         source = script(clone, before).replace('name = "try",', 'name = "try", plugins = { "git" },')
         async with loaded(source) as pipeline:
-
-            async def answer(_: list[Value]) -> Value:
-                return {"stdout": "0123456789abcdef0123456789abcdef01234567\n", "code": 0, "ok": True}
-
-            pipeline.host.answers["process.run"] = answer
+            pipeline.host.answers["process.run"] = cloned
             await pipeline.run()
             assert pipeline.host.calls[0] == ("container.open", ["docker.io/alpine/git:latest", None])
             assert set(pipeline.host.plugins) == {"git"}
@@ -267,23 +270,20 @@ async def test_a_plugin_is_injected_with_and_without_require() -> None:
 async def test_a_plugin_is_not_changed_by_what_the_pipeline_does_to_its_own_modules() -> None:
     source = script("process.run = nil table.move = nil git.clone({ url = 'https://example.org/x.git' })")
     async with loaded(source.replace('name = "try",', 'name = "try", plugins = { "git" },')) as pipeline:
-
-        async def answer(_: list[Value]) -> Value:
-            return {"stdout": "0123456789abcdef0123456789abcdef01234567\n"}
-
-        pipeline.host.answers["process.run"] = answer
+        pipeline.host.answers["process.run"] = cloned
         await pipeline.run()
         assert ("container.close", ["c1", None]) in pipeline.host.calls
 
 
 async def test_an_error_in_a_plugin_points_into_the_pipeline_and_shows_the_way() -> None:
-    source = script("\ngit.clone({ nonsense = 1 })").replace('name = "try",', 'name = "try", plugins = { "git" },')
+    wrong = '\ngit.clone({ url = "https://example.org/x.git", tag = "a", branch = "b" })'
+    source = script(wrong).replace('name = "try",', 'name = "try", plugins = { "git" },')
     async with loaded(source) as pipeline:
         with pytest.raises(MoonyardError) as raised:
             await pipeline.run()
     assert raised.value.code == "argument_invalid"
     assert raised.value.where == "try.lua:3"
-    assert any("plugins/git/init.lua" in frame for frame in raised.value.trace or [])
+    assert any("plugins/git/clone.lua" in frame for frame in raised.value.trace or [])
 
 
 async def test_a_script_that_waits_can_be_abandoned_and_the_next_stage_still_has_its_variables() -> None:
@@ -315,11 +315,11 @@ async def test_a_script_that_computes_is_killed_by_a_cancel() -> None:
         started = anyio.Event()
         log = pipeline.host.log
 
-        async def tell(stage: str, level: str, text: str) -> None:
-            await log(stage, level, text)  # pyright: ignore[reportArgumentType]  # handed on as it came
+        async def tell(stage: str, level: Level, text: str, place: LogPlace) -> None:
+            await log(stage, level, text, place)
             started.set()
 
-        pipeline.host.log = tell  # pyright: ignore[reportAttributeAccessIssue]  # the same signature, but for the level
+        pipeline.host.log = tell
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(pipeline.run)
             await started.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandbox.parent import WarmParent
-from schema.definition import PipelineDefinition, PipelineInvalid, Readiness, ServiceDefinition
+from schema.definition import PipelineDefinition, PipelineInvalid, Readiness, Rights, ServiceDefinition
 
 
 async def load(services: str, of_stage: str = "nil") -> PipelineDefinition:
@@ -36,6 +36,16 @@ async def test_all_fields_of_services_are_read():
     assert definition.stages[0].services == {"web-1": ServiceDefinition(image="nginx", ready=ready)}
 
 
+async def test_a_service_asks_for_more_as_a_stage_does():
+    definition = await load(
+        'db = { image = "x", mounts = { "/data" }, capabilities = { "IPC_LOCK" } }, plain = { image = "x" }',
+        '{ dind = { image = "docker", privileged = true, devices = { "/dev/fuse" } } }',
+    )
+    assert definition.services["db"].rights == Rights(mounts=["/data"], capabilities=["IPC_LOCK"])
+    assert definition.services["plain"].rights is None
+    assert definition.stages[0].services["dind"].rights == Rights(privileged=True, devices=["/dev/fuse"])
+
+
 @pytest.mark.parametrize(
     ("services", "said"),
     [
@@ -61,6 +71,8 @@ async def test_all_fields_of_services_are_read():
         ('db = { image = "x", ready = { port = "http" } }', "must be a whole number from 1 to 65535, got `http`"),
         ('db = { image = "x", ready = { port = 1, timeout = 0 } }', "`timeout` is no duration"),
         ('db = { image = "x", ready = { prt = 1 } }', "did you mean `port`?"),
+        ('db = { image = "x", privileged = 1 }', "`privileged` of service `db` must be true or false, got `1`"),
+        ('db = { image = "x", mounts = { "/etc:/etc" } }', "`mounts` of service `db` is a list of places"),
     ],
 )
 async def test_what_is_wrong_is_told_with_its_line(services: str, said: str):

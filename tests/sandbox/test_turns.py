@@ -199,8 +199,8 @@ async def test_one_that_computes_is_not_ended_for_another_that_is_cancelled(monk
         told = anyio.Event()
         note = pipeline.host.log
 
-        async def log(stage: str, level: process.Level, text: str) -> None:
-            await note(stage, level, text)
+        async def log(stage: str, level: process.Level, text: str, place: process.LogPlace) -> None:
+            await note(stage, level, text, place)
             told.set()
 
         pipeline.host.log = log
@@ -223,8 +223,8 @@ async def test_one_that_computes_without_end_takes_the_others_with_it_and_is_nam
     ):
         told = anyio.Event()
 
-        async def log(stage: str, level: process.Level, text: str) -> None:
-            del stage, level, text
+        async def log(stage: str, level: process.Level, text: str, place: process.LogPlace) -> None:
+            del stage, level, text, place
             told.set()
 
         pipeline.host.log = log

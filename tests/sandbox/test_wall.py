@@ -242,7 +242,7 @@ async def test_a_lua_process_ends_when_its_runner_is_killed() -> None:
         from tests.sandbox.conftest import loaded, script
         async def main():
             async with loaded(script("log.info('runs') while true do pcall(error) end")) as pipeline:
-                async def tell(stage, level, text):
+                async def tell(stage, level, text, place):
                     print(text, flush=True)
                 pipeline.host.log = tell
                 await pipeline.run()

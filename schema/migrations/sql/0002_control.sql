@@ -150,7 +150,7 @@ BEGIN
         )),
         'priority', priority, 'delay', extract(epoch FROM delay), 'not_before', not_before,
         'queue_timeout', extract(epoch FROM queue_timeout), 'keep_on_failure', extract(epoch FROM keep_on_failure),
-        'actor', session_user
+        'actor', session_user, 'trigger', json_build_object('kind', 'psql', 'by', session_user)
     )));
     PERFORM moonyard.tell_queued(made.queue_place);
     RETURN made.number;

@@ -1,6 +1,43 @@
 -- Back to what the version before knows. Jobs that wait for a time, a slot or the end of a pause wait no more, schedules
 -- and the audit are gone. The role moonyard_operator stays: it belongs to the whole cluster.
 DROP SCHEMA control CASCADE;
+DROP VIEW inspect.http_limits;
+DROP FUNCTION moonyard.http_limit_set, moonyard.http_limit_remove, moonyard.http_limit_host;
+DROP TABLE moonyard.http_limits;
+DROP VIEW inspect.secrets, inspect.grants, inspect.secret_deliveries;
+DROP FUNCTION
+    moonyard.grants_fitting, moonyard.grants_confirm, moonyard.grant_remove, moonyard.grant_add,
+    moonyard.grant_check, moonyard.secret_remove,
+    moonyard.secret_of, moonyard.secret_reference, moonyard.pattern_fits;
+ALTER TABLE moonyard.attempts DROP COLUMN secret_versions, DROP COLUMN secret_requests;
+DROP TABLE moonyard.grant_confirmations, moonyard.grants, moonyard.secret_versions, moonyard.secrets;
+DROP VIEW inspect.artifacts, inspect.outputs, inspect.tests;
+CREATE OR REPLACE FUNCTION moonyard.job_remnants() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    -- As an array: a join with a table of unknown size might be done by reading the whole history.
+    gone CONSTANT uuid[] := ARRAY(SELECT id FROM removed);
+BEGIN
+    DELETE FROM moonyard.event_batches WHERE job_id = ANY (gone);
+    DELETE FROM moonyard.commands WHERE job_id = ANY (gone);
+    DELETE FROM moonyard.stages WHERE job_id = ANY (gone);
+    DELETE FROM moonyard.attempts WHERE job_id = ANY (gone);
+    RETURN NULL;
+END $$;
+DROP TABLE moonyard.tests;
+DROP INDEX moonyard.jobs_succeeded;
+ALTER TABLE moonyard.artifacts DROP COLUMN stage, DROP COLUMN expires_at;
+DROP TRIGGER blob_remnants ON moonyard.blobs;
+DROP FUNCTION moonyard.blob_remnants;
+DROP TABLE moonyard.blob_remnants;
+-- What is in an object store is out of that version's reach.
+DELETE FROM moonyard.artifacts WHERE blob_id IN (SELECT id FROM moonyard.blobs WHERE store <> 'postgres');
+DROP INDEX moonyard.one_upload_a_runner_and_content;
+ALTER TABLE moonyard.stages DROP COLUMN outputs;
+ALTER TABLE moonyard.jobs DROP COLUMN trigger;
+DROP VIEW inspect.plugins;
+DROP TABLE moonyard.plugins, moonyard.plugin_contents;
+ALTER TABLE moonyard.pipeline_versions DROP COLUMN plugins;
 DROP VIEW inspect.caches;
 DROP FUNCTION moonyard.caches_forget;
 DROP TABLE moonyard.caches;
@@ -23,6 +60,10 @@ DROP FUNCTION
     moonyard.resume, moonyard.drain, moonyard.uuid7, moonyard.input_value, moonyard.resolve_inputs;
 DROP FUNCTION moonyard.job_resume;
 DROP TABLE moonyard.kept_workspaces;
+DELETE FROM moonyard.blobs WHERE store <> 'postgres';
+ALTER TABLE moonyard.blobs
+    DROP COLUMN store, DROP COLUMN chunk_bytes, DROP COLUMN upload_sha256, DROP COLUMN upload_runner_id,
+    DROP COLUMN upload_writer, DROP COLUMN upload_chunks;
 DROP TABLE moonyard.schedules, moonyard.audit, moonyard.pauses, moonyard.concurrency_slots;
 DROP INDEX moonyard.jobs_finished, moonyard.jobs_queued_listed, moonyard.jobs_queued_in_order;
 CREATE INDEX jobs_queued ON moonyard.jobs (number) WHERE state = 'queued';

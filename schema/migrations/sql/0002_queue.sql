@@ -507,8 +507,8 @@ END $$;
 COMMENT ON FUNCTION moonyard.group_supersede IS 'Cancels what is in a group before a job: for groups with cancel_running.';
 
 -- Submits jobs: all or none. `asked` is a list of objects: place, id, pipeline_id, version_id, inputs (checked, with
--- defaults), and optionally idempotency_key with request, priority, delay or not_before, queue_timeout, keep_on_failure. The one way to
--- submit: of the API, of schedules, and of psql.
+-- defaults), and optionally idempotency_key with request, priority, delay or not_before, queue_timeout, keep_on_failure,
+-- trigger. The one way to submit: of the API, of schedules, and of psql.
 CREATE FUNCTION moonyard.jobs_submit(asked json)
 RETURNS TABLE (place integer, id uuid, number bigint, created_at timestamptz, queue_place bigint, fresh boolean)
 LANGUAGE plpgsql AS $$
@@ -541,7 +541,7 @@ BEGIN
         FROM json_to_recordset(asked) AS wish (
             place integer, id uuid, pipeline_id uuid, version_id uuid, inputs json, idempotency_key text, request jsonb,
             priority integer, delay double precision, not_before timestamptz, queue_timeout double precision,
-            traceparent text, actor text, together boolean, keep_on_failure double precision
+            traceparent text, actor text, together boolean, keep_on_failure double precision, trigger jsonb
         )
         JOIN moonyard.pipeline_versions AS version ON version.id = wish.version_id
         JOIN moonyard.pipelines AS pipeline ON pipeline.id = wish.pipeline_id
@@ -552,7 +552,7 @@ BEGIN
         INSERT INTO moonyard.jobs (
             id, pipeline_id, version_id, inputs, idempotency_key, request_hash, turn, priority, not_before, parked,
             queue_timeout_seconds, queue_deadline, tag_set, concurrency_group, concurrency_limit, retry, traceparent,
-            keep_on_failure_seconds
+            keep_on_failure_seconds, trigger
         )
         SELECT
             id, pipeline_id, version_id, inputs, idempotency_key,
@@ -562,7 +562,7 @@ BEGIN
             CASE WHEN starts_at > now() THEN 'delayed' WHEN concurrency_group IS NOT NULL THEN 'group' END,
             seconds, greatest(starts_at, now()) + make_interval(secs => seconds),
             (rules ->> 'tag_set')::integer, concurrency_group, (rules #>> '{concurrency,limit}')::integer, rules -> 'retry',
-            traceparent, keep_on_failure
+            traceparent, keep_on_failure, trigger
         FROM wanted
         ORDER BY place
         ON CONFLICT (pipeline_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING

@@ -17,6 +17,10 @@ def upgrade() -> None:
     execute("0002_control.sql")
     execute("0002_inspect.sql")
     execute("0002_caches.sql")
+    execute("0002_plugins.sql")
+    execute("0002_secrets.sql")
+    execute("0002_modules.sql")
+    execute("0002_http_limits.sql")
 
 
 def downgrade() -> None:

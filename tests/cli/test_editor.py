@@ -1,0 +1,78 @@
+"""What an editor's language server makes of a project: it knows what is right, and marks what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from plugins import shipped
+from tests import language_server
+from tests.cli.command import ROOT, moonyard
+
+WRONG = """local git = require("git")
+
+---@type moonyard.Pipeline
+local pipeline = {
+  name = 5,
+  stages = {
+    { name = "a", script = function(job)
+        log.info(job.inptus)
+        local r = process.run({ command = "x" })
+        log.info(r.cod)
+        process.rnu({})
+        fs.read(5)
+        local made = git.clone("https://example.org/app.git", { depth = 1 })
+        log.info(made.comit)
+      end },
+  },
+}
+
+return pipeline
+"""
+UNKNOWABLE = {"need-check-nil", "assign-type-mismatch"}
+"""What it says of Lua's own functions: `tonumber` may give nil, and no integer. `require("./other")`, for the files of
+a plugin, is Moonyard's own, and it does not know it either."""
+
+
+@pytest.fixture
+def server() -> Path:
+    found = language_server.program()
+    if found is None:
+        pytest.skip("there is no language server on this machine")
+    return found
+
+
+@pytest.fixture
+async def project(tmp_path: Path) -> Path:
+    assert (await moonyard("init", cwd=tmp_path)).code == 0
+    return tmp_path
+
+
+async def test_a_new_project_is_without_a_mistake(server: Path, project: Path) -> None:
+    assert await language_server.diagnostics(server, project, [project / "pipeline.lua"]) == []
+
+
+async def test_every_example_and_shipped_plugin_is_without_a_mistake(server: Path, project: Path) -> None:
+    shutil.copytree(ROOT / "examples", project / "examples")
+    for folder in shipped():
+        shutil.copytree(ROOT / "plugins" / folder, project / "plugins" / folder)
+    files = sorted([*(project / "examples").rglob("*.lua"), *(project / "plugins").rglob("*.lua")])
+    assert {path.name for path in files} >= {"hello.lua", "init.lua"}
+    found = await language_server.diagnostics(server, project, files)
+    assert [one for one in found if one[2] not in UNKNOWABLE and "module `./" not in one[3]] == []
+
+
+async def test_mistakes_are_marked(server: Path, project: Path) -> None:
+    path = project / "wrong.lua"
+    path.write_text(WRONG, encoding="utf-8")
+    found = await language_server.diagnostics(server, project, [path])
+    assert sorted((line, code) for _, line, code, _ in found) == [
+        (5, "assign-type-mismatch"),
+        (8, "undefined-field"),
+        (10, "undefined-field"),
+        (11, "undefined-field"),
+        (12, "param-type-mismatch"),
+        (14, "undefined-field"),
+    ]
