@@ -32,7 +32,7 @@ lint: setup-dev ## format, lint, strict types, the direction of imports, and lua
 	$(SAY) 'layers'
 	@$(BIN)/lint-imports
 	$(SAY) 'Lua'
-	@luacheck --quiet plugins examples sandbox
+	@luacheck --quiet plugins examples sandbox runner cli/first_pipeline.lua
 
 format: setup-dev ## format the code
 	@$(BIN)/ruff format .

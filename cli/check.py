@@ -69,7 +69,7 @@ def check(
     elif as_sarif:
         click.echo(forms.sarif(found).decode())
     else:
-        _show(found, len(given))
+        _show(found, sum(one.count if isinstance(one, checked.PluginFolder) else 1 for one in given))
     wrong = [finding for finding in found if strict or finding.severity == "error"]
     return EXIT_FOUND if wrong else 0
 

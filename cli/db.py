@@ -48,9 +48,9 @@ def check(*, database_url: str | None) -> None:
 
 
 @db.command(short_help="Open psql on the database.")
-@click.option("-c", "--command", "statement", help="Run this statement and end.")
+@click.option("-c", "--command", "statements", multiple=True, help="Run this statement and end; may come again.")
 @settings.setting("database_url")
-def psql(statement: str | None, *, database_url: str | None) -> None:
+def psql(statements: tuple[str, ...], *, database_url: str | None) -> None:
     """Open `psql` on the database: of this machine's `moonyard up`, or the one that is named.
 
     \b
@@ -64,7 +64,7 @@ def psql(statement: str | None, *, database_url: str | None) -> None:
     program = shutil.which("psql") or str(embedded.psql_program())
     # A URL may hold a password: it goes by the environment, not by an argument that everybody can read.
     environment = {**os.environ, "PGSERVICEFILE": os.devnull} | database.libpq_environment(url)
-    arguments = [] if statement is None else ["--command", statement]
+    arguments = [word for statement in statements for word in ("--command", statement)]
     os.execvpe(program, [program, *arguments], environment)  # noqa: S606  # becomes psql, with its terminal
 
 

@@ -13,7 +13,7 @@ local counted = {}
 local pipeline = {
   name = "@NAME@",
   description = "A first pipeline",
-@PLUGINS@
+  -- @PLUGINS@
   -- What a job may be given: `--input who=you`. Without a default, an input is required.
   inputs = {
     who = { type = "string", default = "world", description = "whom to greet" },

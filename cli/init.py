@@ -120,7 +120,7 @@ def first_pipeline(folder: Path, plugins: Sequence[str]) -> str:
         words = ", ".join(f'"{plugin}"' for plugin in plugins)
         uses = "".join(f'  --   local {plugin} = require("{plugin}")\n' for plugin in plugins)
         lines = f"\n  -- At the top of the file, or in a script:\n{uses}  plugins = {{ {words} }},\n"
-    return _TEMPLATE.read_text(encoding="utf-8").replace("@NAME@", name).replace("@PLUGINS@\n", f"{lines}\n")
+    return _TEMPLATE.read_text(encoding="utf-8").replace("@NAME@", name).replace("  -- @PLUGINS@\n", f"{lines}\n")
 
 
 async def _descriptions(plugin_folder: Path | None, folder: Path) -> list[Module]:

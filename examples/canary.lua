@@ -1,4 +1,4 @@
--- Rolls out step by step, asks after each step how the new version does, and goes back by itself when it does not do well.
+-- Rolls out step by step, asks after each how the new version does, and goes back by itself when it does badly.
 --   moonyard run examples/canary.lua --input url=https://router.example.org
 
 return {

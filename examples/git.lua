@@ -34,11 +34,11 @@ return {
         log.info("commit " .. clone.commit:sub(1, 8))
 
         local described = git.describe({ path = "app" })
-        log.info((described.tag or "no tag") .. " and " .. (described.distance or 0) .. " commits more")
+        log.info("since " .. (described.tag or "the first commit") .. ", commits: " .. (described.distance or 0))
 
         fs.write("app/version.txt", "1.0.1\n")
         assert(not git.status({ path = "app" }).clean)
-        git.commit("Version 1.0.1", { path = "app", author = "Release <release@example.org>" })
+        git.commit("Version 1.0.1", { path = "app", author = { name = "Release", email = "release@example.org" } })
         git.tag("v1.0.1", { path = "app" })
         log.info("now at " .. git.describe({ path = "app" }).text)
         -- git.push({ branch = "main", tags = true, path = "app", token = secret.get("GIT_TOKEN") })

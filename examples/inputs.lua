@@ -1,4 +1,4 @@
--- What a submit may give: text, numbers, yes or no, and one of several; what does not fit is refused before a job exists.
+-- What a submit may give: text, numbers, yes or no, and one of several; what does not fit is refused at once.
 --   moonyard run examples/inputs.lua --input who=you --input copies=3 --input colour=green
 
 return {

@@ -1,4 +1,4 @@
--- Runs tests and keeps their report: each test is then a row of inspect.tests, and `moonyard job` shows those that failed.
+-- Runs tests and keeps their report: each test is then a row of inspect.tests, and in `moonyard job`.
 --   moonyard run examples/junit.lua
 
 -- A test runner in few lines; pytest, Maven, Go and most others write such files by an option.

@@ -1,4 +1,4 @@
--- A container for code that nobody trusts: no network, little memory, another user, and an image that cannot be changed.
+-- A container for code that nobody trusts: no network, little memory, another user, and an image kept as it is.
 --   moonyard run examples/limits.lua
 
 return {

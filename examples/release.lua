@@ -1,9 +1,8 @@
--- A release from end to end: version, build with a cache, a matrix of tests beside a service, a signed and kept archive,
--- an announcement. moonyard submit release --input ref=main --follow   (each part has an example of its own)
+-- A release from end to end: version, cache, a matrix of tests beside a service, a signed archive, an announcement.
+--   moonyard submit release --input ref=main --follow   (each part has an example of its own)
 
 local slack = require("slack")
 
-local SERVE = "import http.server; http.server.test(port=8000)"
 local FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=10).status)"
 
 local function sh(script, options)
@@ -51,7 +50,7 @@ return {
       services = {
         api = {
           image = "docker.io/library/python:3.11",
-          command = { "python3", "-uc", SERVE },
+          command = { "python3", "-um", "http.server", "8000" },
           ready = { port = 8000 },
         },
       },

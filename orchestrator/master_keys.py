@@ -24,7 +24,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from orchestrator.problems import Refusal
+from orchestrator.problems import Conflict
 from schema.errors import MoonyardError
 
 ID_LENGTH: Final = 12
@@ -41,11 +41,10 @@ class MasterKeyUnusable(MoonyardError):
     code = "secret_key_unusable"
 
 
-class SecretsUnavailable(Refusal):
-    """This replica lacks the master key that it takes."""
+class SecretsUnavailable(Conflict):
+    """This replica lacks the master key that it takes. Asking again does not help: it reads its keys when it starts."""
 
     code = "secrets_unavailable"
-    status = 503
 
 
 class MasterKey:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -18,7 +16,7 @@ from plugins.resolution import Resolved
 from schema import times
 from schema.definition import PipelineDefinition
 from schema.ids import uuid7
-from schema.plugins import LockedPlugin
+from schema.plugins import version_hash
 from schema.wire import PipelineVersion
 
 SHA256_LENGTH: Final = 64
@@ -59,17 +57,6 @@ async def store(
         plugins=lock,
         unchanged=version["id"] == pipeline["version_id"],
     )
-
-
-def version_hash(source: str, lock: Sequence[LockedPlugin]) -> str:
-    """Name a version: by its source, and the plugins that it runs with, if there are any.
-
-    Where those came from is no part of it: the same file with the same plugins is the same version.
-    """
-    digest = hashlib.sha256(source.encode())
-    for locked in sorted(lock, key=lambda locked: locked.name):
-        digest.update(f"\0{locked.name} {locked.version} {locked.sha256}".encode())
-    return digest.hexdigest()
 
 
 async def listed(database: Database) -> list[PipelineVersion]:

@@ -21,17 +21,16 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from orchestrator.master_keys import MasterKey, MasterKeys
-from orchestrator.problems import Refusal
+from orchestrator.problems import Conflict
 
 NONCE_BYTES: Final = 12
 KEY_BITS: Final = 256
 
 
-class SecretDamaged(Refusal):
+class SecretDamaged(Conflict):
     """What is stored opens no more."""
 
     code = "secret_damaged"
-    status = 500
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):

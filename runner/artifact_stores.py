@@ -144,8 +144,13 @@ class FolderArtifacts:
             raise MoonyardError(
                 f"artifact `{artifact.name}` cannot be read from {self._folder} ({error.strerror})",
                 code="artifact_unknown",
-                hint="Somebody removed or changed it since the job kept it.",
+                hint="Somebody removed it since the job kept it.",
             ) from error
+        if delivery.hashed(file)[0] != artifact.sha256:
+            raise MoonyardError(
+                f"artifact `{artifact.name}` in {self._folder} is not what the job kept: somebody changed it since",
+                code="artifact_damaged",
+            )
 
     def _save(self, file: IO[bytes], name: str) -> SavedArtifact:
         file.seek(0)

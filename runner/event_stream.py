@@ -106,8 +106,7 @@ class EventStream:
             lines = self.redaction.words(lines)
         await self._room()
         at = times.now()
-        if place.fields or place.group:
-            place = self._shown(place)
+        place = self._shown(place)
         for text in lines:
             cost = len(text) + LINE_OVERHEAD_BYTES
             if source != "system" and (self._lines_dropped or self._log_bytes_left < cost):
@@ -128,11 +127,14 @@ class EventStream:
             return
         self._log_bytes_left -= cost
         at = times.now()
+        place = self._shown(place)
         for text in _pieces(block.text):
             await self._room()
             self._append_log(at, stage, level, source, text, place=place)
 
     def _shown(self, place: LogPlace) -> LogPlace:
+        if not place.fields and not place.group:
+            return place
         return msgspec.structs.replace(
             place, fields=self.redaction.values(place.fields), group=self.redaction.words(place.group)
         )

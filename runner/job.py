@@ -16,7 +16,6 @@ that never waits cannot be ended without its process (``sandbox.process``): then
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -51,7 +50,7 @@ from sandbox.process import JobFacts, Sandbox
 from schema.definition import CANCEL_GRACE_SECONDS, FINALLY_SECONDS, PipelineDefinition, StageDefinition
 from schema.errors import ErrorInfo, MoonyardError, single_error
 from schema.events import JobEvent
-from schema.plugins import LockedPlugin
+from schema.plugins import LockedPlugin, version_hash
 from schema.states import JobState
 from schema.wire import Resume, Trigger
 
@@ -74,7 +73,7 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     inputs: dict[str, str | int | float | bool]
     version: str | None = None
-    """The SHA-256 of its source; None has it worked out."""
+    """Its SHA-256; None has it worked out."""
     plugins: list[LockedPlugin] = []
     """What its version is locked with."""
     trigger: Trigger = Trigger(kind="run")
@@ -516,7 +515,7 @@ class Job:
         await self._stream.stage(stage.name, "succeeded", duration=duration(), outputs=told)
 
     def _version(self) -> str:
-        return self._order.version or hashlib.sha256(self._order.source.encode()).hexdigest()
+        return self._order.version or version_hash(self._order.source, self._order.plugins)
 
     def _given(self, definition: PipelineDefinition) -> dict[str, str]:
         """Give the variables that each container of the job has, whatever the pipeline says."""

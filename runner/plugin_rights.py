@@ -77,6 +77,8 @@ def _secrets(call: str, arguments: Sequence[Value]) -> list[str]:
         return [name] if isinstance(name, str) else []
     options = arguments[1] if call == "process.run" and len(arguments) > 1 else None
     named = options.get("secrets") if isinstance(options, dict) else None
+    if isinstance(named, dict):  # by the variables that get them
+        named = list(named.values())
     return [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
 
 

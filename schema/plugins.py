@@ -6,7 +6,9 @@ and the reference pages, so that they cannot drift. Whoever needs declarations a
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -166,3 +168,14 @@ class PluginReference(msgspec.Struct, frozen=True, kw_only=True):
 def is_name(text: str) -> bool:
     """Tell whether a plugin, an operation or an argument can have a name."""
     return NAME_PATTERN.fullmatch(text) is not None and text not in LUA_WORDS
+
+
+def version_hash(source: str, lock: Sequence[LockedPlugin]) -> str:
+    """Name a version of a pipeline: by its source, and the plugins that it runs with, if there are any.
+
+    Where those came from is no part of it: the same file with the same plugins is the same version.
+    """
+    digest = hashlib.sha256(source.encode())
+    for locked in sorted(lock, key=lambda locked: locked.name):
+        digest.update(f"\0{locked.name} {locked.version} {locked.sha256}".encode())
+    return digest.hexdigest()

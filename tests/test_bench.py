@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import crowd, idle, logs, queue
+from bench import crowd, idle, logs, modules, queue, redact
 from bench.__main__ import BENCHMARKS
 from bench.postgres import Cluster
 from bench.report import Report, percentile, report, table
@@ -147,3 +147,14 @@ def test_a_log_is_measured_to_its_end_and_line_by_line():
         "tail_p99_ms",
         "peak_rss_mb",
     }
+
+
+def test_redaction_is_measured_alone_and_through_installations():
+    result = redact.measured(redact.Plan(rounds=1, scan_bytes=8 * 1024 * 1024, blocks=1), quick=True)
+    assert figures(result) == {"mb_per_s_100_secrets", "mb_per_s_no_secret", "ratio_log_throughput"}
+
+
+def test_calls_files_and_archives_of_modules_are_measured():
+    result = modules.measure(quick=True)
+    assert figures(result) == {"call_us", "fs_ratio", "archive_ratio"}
+    assert all(result[figure] > 0 for figure in figures(result))

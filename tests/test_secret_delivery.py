@@ -119,13 +119,13 @@ async def test_a_granted_secret_is_used_in_all_ways_and_stored_in_none(guarded: 
     for name in ("TOKEN", "HIDDEN", "KEY"):
         assert f"[secret {name}]" in text
     assert await guarded.deliveries(job) == [
-        ("again", "KEY", "environment"),
+        ("again", "KEY", "env"),
         ("again", "KEY", "lua"),
-        ("again", "TOKEN", "environment"),
+        ("again", "TOKEN", "env"),
         ("again", "TOKEN", "lua"),
-        ("use", "HIDDEN", "environment"),
-        ("use", "KEY", "environment"),
-        ("use", "TOKEN", "environment"),
+        ("use", "HIDDEN", "env"),
+        ("use", "KEY", "env"),
+        ("use", "TOKEN", "env"),
         ("use", "TOKEN", "lua"),
     ]
     leaked = await guarded.installation.fetch("SELECT FROM moonyard.audit WHERE action = 'send secret in plain'")

@@ -50,6 +50,17 @@ class PluginFolder(msgspec.Struct, frozen=True, kw_only=True):
     plugin: Plugin
     folder: Path
 
+    @property
+    def tests(self) -> dict[str, str]:
+        """Its test files, by their paths."""
+        files = self.plugin.files.items()
+        return {path: text for path, text in files if path.startswith("tests/") and path.endswith(".lua")}
+
+    @property
+    def count(self) -> int:
+        """How many files of it are looked at."""
+        return len(self.plugin.code) + len(self.tests)
+
 
 async def check(given: Sequence[Text | PluginFolder], plugin_folder: Path | None) -> list[Finding]:
     """Check files, in their order.
@@ -122,10 +133,9 @@ class _Checker:
                 found += [_finding(filename, Source(text), problem) for problem in error.problems]
             else:
                 found = _without_repeats(found, names.check(filename, text, known))
-        for path, text in sorted(given.plugin.files.items()):
-            if path.startswith("tests/") and path.endswith(".lua"):
-                filename = f"{given.shown}/{path}"
-                found += await self.text(Text(filename=filename, text=text, folder=given.folder, kind="test"))
+        for path, text in sorted(given.tests.items()):
+            filename = f"{given.shown}/{path}"
+            found += await self.text(Text(filename=filename, text=text, folder=given.folder, kind="test"))
         return found
 
     async def _compile(self, filename: str, text: str) -> None:

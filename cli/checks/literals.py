@@ -80,7 +80,11 @@ def mistakes(source: Source, call: str, name: str, kind: LuaType, node: Node) ->
 
 
 def _meaning(source: Source, call: str, name: str, kind: Named, node: Node, literal: str) -> Iterator[Mistake]:
-    readers: dict[str, Callable[[str], object]] = {"duration": times.duration_seconds, "size": sizes.size_bytes}
+    longest = times.DURATION_MAXIMUM if kind.maximum is None else kind.maximum
+    readers: dict[str, Callable[[str], object]] = {
+        "duration": lambda text: times.duration_seconds(text, maximum=longest),
+        "size": sizes.size_bytes,
+    }
     options = kind.of.types if isinstance(kind.of, Either) else (kind.of,)
     if not any(_fits(option, literal) for option in options):
         words = lua_types.ALIASES[kind.name][1].partition(";")[0] if kind.name in lua_types.ALIASES else phrase(kind.of)

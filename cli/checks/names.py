@@ -13,14 +13,14 @@ from cli.checks.findings import Finding, Severity
 from cli.checks.literals import key_of
 from cli.checks.scopes import Scopes, Variable
 from cli.checks.tree import Source, arguments_of, bare, every
-from runner.reference import core, lua, pipeline
+from runner.reference import lua, modules, pipeline
 from runner.reference.description import Function, Module
 from runner.reference.lua_types import Callback, LuaType, Table
 
 REQUIRED = "require:"
 """Before the name of what ``require`` gives, where that is a plugin."""
 _SCRIPTS = frozenset({"script", "when"})
-_ALONE = tuple(name for name in core.FUNCTIONS if "." not in name)
+_ALONE = tuple(name for name in modules.FUNCTIONS if "." not in name)
 """Functions that stand in no module."""
 _CALLERS = {"pcall": 1, "xpcall": 2}
 """Functions of Lua that call one they are given, with all that comes after so many arguments."""
@@ -42,8 +42,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     @staticmethod
     def here(plugins: Mapping[str, Module | None], inputs: Collection[str] | None = None) -> Known:
         """Take what the core modules are, with these plugins."""
-        modules = {module.name: module for module in core.MODULES if not module.is_global}
-        return Known(modules=modules, plugins=plugins, inputs=inputs)
+        core = {module.name: module for module in modules.MODULES if not module.is_global}
+        return Known(modules=core, plugins=plugins, inputs=inputs)
 
 
 def check(filename: str, text: str, known: Known) -> list[Finding]:
@@ -166,8 +166,8 @@ class _Checker:
     def _function(self, path: str | None) -> Function | None:
         if path is None or path in self._changed:
             return None
-        if path in core.FUNCTIONS:
-            return core.FUNCTIONS[path]
+        if path in modules.FUNCTIONS:
+            return modules.FUNCTIONS[path]
         module = self._module(path.rpartition(".")[0])
         return None if module is None else module.every.get(f"{module.name}.{path.rpartition('.')[2]}")
 

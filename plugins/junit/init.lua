@@ -12,18 +12,23 @@ local function number(description)
 end
 
 plugin.operation("report", {
-  description = "Reads reports in JUnit's XML, stores each test, and raises if one failed. A pattern that names no file raises, too.",
+  description = "Reads reports in JUnit's XML, stores each test, and raises if one failed. A pattern that names " ..
+    "no file raises, too.",
   positional = { "paths" },
   arguments = {
     paths = {
       type = { "string", "list" }, required = true, length_minimum = 1, length_maximum = 100,
-      items = { type = "string", length_minimum = 1 }, description = "the reports: a file or a pattern, or a list of them",
+      items = { type = "string", length_minimum = 1 },
+      description = "the reports: a file or a pattern, or a list of them",
     },
     fail_on = {
       type = "string", choices = { "failure", "never" }, default = "failure",
       description = "whether it raises when a test failed or had an error",
     },
-    keep = { type = "string", length_minimum = 1, description = "keeps the reports as an artifact of this name, such as `reports.zip`" },
+    keep = {
+      type = "string", length_minimum = 1,
+      description = "keeps the reports as an artifact of this name, such as `reports.zip`",
+    },
   },
   gives = {
     tests = number("how many tests there are"),
@@ -90,9 +95,9 @@ log.info(counts.passed .. " of " .. counts.tests .. " tests passed")]],
     for index, one in ipairs(total.failures) do
       shown[index] = one.name
     end
-    plugin.fail("tests_failed", ("junit.report: %d of %d tests failed%s%s"):format(
-      bad, total.tests, shown[1] and ": " .. table.concat(shown, ", ") or "", shown[1] and bad > #shown and ", ..." or ""
-    ), '`fail_on = "never"` gives the counts and lets the pipeline decide.')
+    local listed = shown[1] and ": " .. table.concat(shown, ", ") .. (bad > #shown and ", ..." or "") or ""
+    plugin.fail("tests_failed", ("junit.report: %d of %d tests failed%s"):format(bad, total.tests, listed),
+      '`fail_on = "never"` gives the counts and lets the pipeline decide.')
   end
   return total
 end)

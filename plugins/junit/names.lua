@@ -1,6 +1,6 @@
 -- names: finds the tests in a report that failed. `artifact.test_report` has read the report before and refused what is
--- no XML, or has document types or entities of its own, so little is left that a search by patterns could be wrong about:
--- comments and CDATA, which are stepped over, and `>` in attributes, which is looked for behind their quotes.
+-- no XML, or has document types or entities of its own, so little is left that a search by patterns could be wrong
+-- about: comments and CDATA, which are stepped over, and `>` in attributes, which is looked for behind their quotes.
 
 local ENTITIES = { lt = "<", gt = ">", amp = "&", quot = '"', apos = "'" }
 

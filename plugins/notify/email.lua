@@ -57,7 +57,8 @@ try:
 except smtplib.SMTPAuthenticationError as error:
     end(error="login_refused", reason=f"{error.smtp_code} {error.smtp_error.decode(errors='replace')}")
 except smtplib.SMTPRecipientsRefused as error:
-    end(refused={one: f"{code} {said.decode(errors='replace')}" for one, (code, said) in error.recipients.items()}, sent=0)
+    told = {one: f"{code} {said.decode(errors='replace')}" for one, (code, said) in error.recipients.items()}
+    end(refused=told, sent=0)
 except smtplib.SMTPNotSupportedError as error:
     end(error="unreachable" if "STARTTLS" in str(error) else "refused", reason=str(error))
 except smtplib.SMTPResponseException as error:
@@ -88,7 +89,8 @@ local function addresses(name, value)
   for _, one in ipairs(list) do
     check_line(name, one)
     local address = one:match("<([^<>]*)>%s*$") or one
-    if not address:find("^[^%s@<>,;]+@[^%s@<>,;]+$") or one:gsub("<[^<>]*>%s*$", ""):gsub('"[^"]*"', ""):find(",", 1, true) then
+    local words = one:gsub("<[^<>]*>%s*$", ""):gsub('"[^"]*"', "")
+    if not address:find("^[^%s@<>,;]+@[^%s@<>,;]+$") or words:find(",", 1, true) then
       refuse("`%s` must be addresses such as `ci@example.org` or `CI <ci@example.org>`, got %q", name, one:sub(1, 100))
     end
   end
@@ -148,7 +150,8 @@ return function(arguments)
   end)
   local ok, told = pcall(json.decode, ran.stdout, { nulls = false })
   if not ran.ok or not ok then
-    plugin.fail("refused", CALL .. ": the message could not be made: " .. (ran.stderr:match("([^\n]+)\n*$") or "no reason is known"))
+    local reason = ran.stderr:match("([^\n]+)\n*$") or "no reason is known"
+    plugin.fail("refused", CALL .. ": the message could not be made: " .. reason)
   elseif told.error then
     plugin.fail(told.error, ("%s: %s:%d: %s"):format(CALL, message.host, message.port, told.reason))
   end
@@ -158,7 +161,9 @@ return function(arguments)
   end
   table.sort(refused)
   if told.sent == 0 then
-    plugin.fail("refused", ("%s: %s:%d took no recipient: %s"):format(CALL, message.host, message.port, table.concat(refused, "; ")))
+    plugin.fail(
+      "refused", ("%s: %s:%d took no recipient: %s"):format(CALL, message.host, message.port, table.concat(refused, "; "))
+    )
   end
   for _, one in ipairs(refused) do
     log.warn(CALL .. ": not sent to " .. one)

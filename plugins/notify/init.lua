@@ -13,15 +13,20 @@ local function addresses(description, required)
 end
 
 plugin.operation("webhook", {
-  description = "Posts JSON to a URL, signed if a secret is given for that. An answer with a status other than 2xx raises.",
+  description = "Posts JSON to a URL, signed if a secret is given for that. An answer with a status other than " ..
+    "2xx raises.",
   positional = { "url", "json" },
   arguments = {
-    url = { type = { "string", "secret" }, required = true, description = "where to; a secret if who knows it may post there" },
+    url = {
+      type = { "string", "secret" }, required = true,
+      description = "where to; a secret if who knows it may post there",
+    },
     json = { type = "any", required = true, description = "what is told" },
     secret = { type = "secret", description = "the key of the signature, which the receiver has as well" },
     signature_header = {
       type = "string", default = "X-Hub-Signature-256", pattern = "[%w-]+",
-      description = "the header with the signature: `sha256=` and HMAC-SHA256 of the body in hexadecimal, as GitHub's webhooks have it",
+      description = "the header with the signature: `sha256=` and HMAC-SHA256 of the body in hexadecimal, as " ..
+        "GitHub's webhooks have it",
     },
     headers = { type = "table", values = { type = { "string", "secret" } }, description = "others, by name" },
     retries = {
@@ -36,21 +41,28 @@ plugin.operation("webhook", {
   },
   errors = { refused = "the answer says that it did not work", unreachable = "there was no answer" },
   example = [[
-notify.webhook("https://example.org/hooks/builds", { job = job.id, state = "deployed" }, { secret = secret.get("HOOK_KEY") })]],
+local told = { job = job.id, state = "deployed" }
+notify.webhook("https://example.org/hooks/builds", told, { secret = secret.get("HOOK_KEY") })]],
 }, webhook)
 
 plugin.operation("email", {
-  description = "Sends an email by an SMTP server, which a container of the plugin's connects to. It raises where no " ..
-    "recipient is taken; where some are not, the log and the result tell which.",
+  description = "Sends an email by an SMTP server, which a container of the plugin's connects to. It raises where " ..
+    "no recipient is taken; where some are not, the log and the result tell which.",
   arguments = {
     host = { type = "string", required = true, pattern = "[%w.:-]+", description = "the SMTP server" },
-    port = { type = "integer", minimum = 1, maximum = 65535, description = "by default 587; 465 with implicit TLS, 25 without TLS" },
+    port = {
+      type = "integer", minimum = 1, maximum = 65535,
+      description = "by default 587; 465 with implicit TLS, 25 without TLS",
+    },
     tls = {
       type = "string", choices = { "starttls", "implicit", "none" }, default = "starttls",
       description = "how the connection is kept private; without TLS there is no password",
     },
     verify = { type = "boolean", default = true, description = "whether the server's certificate is checked" },
-    ca = { type = "string", length_minimum = 1, description = "a file of the workspace with certificates to trust, instead of the usual ones" },
+    ca = {
+      type = "string", length_minimum = 1,
+      description = "a file of the workspace with certificates to trust, instead of the usual ones",
+    },
     user = { type = "string", length_minimum = 1, description = "who sends it, for the server" },
     password = { type = "secret", description = "of the user" },
     from = { type = "string", required = true, description = "the sender's address" },
@@ -58,7 +70,10 @@ plugin.operation("email", {
     cc = addresses("who gets a copy"),
     bcc = addresses("who gets a copy that nobody sees"),
     reply_to = { type = "string", description = "where answers go" },
-    subject = { type = "string", required = true, length_minimum = 1, length_maximum = 900, description = "the subject" },
+    subject = {
+      type = "string", required = true, length_minimum = 1, length_maximum = 900,
+      description = "the subject",
+    },
     text = { type = "string", description = "the message" },
     html = { type = "string", description = "the message as HTML; with `text`, both are sent, and readers choose" },
     attachments = {

@@ -25,13 +25,14 @@ return function(arguments)
     plugin.fail("argument_invalid", CALL .. ": `url` must begin with https:// or http://")
   end
   plugin.state.sent = (plugin.state.sent or 0) + 1
-  local headers = { ["Idempotency-Key"] = hash.sha256(plugin.state.sent .. " " .. time.now() .. " " .. math.random()):sub(1, 32) }
+  local key = hash.sha256(plugin.state.sent .. " " .. time.now() .. " " .. math.random())
+  local headers = { ["Idempotency-Key"] = key:sub(1, 32) }
   for name, value in pairs(arguments.headers or {}) do
     headers[name] = value
   end
   local request = {
-    url = url, method = "POST", headers = headers, timeout = arguments.timeout, retries = arguments.retries, check = false,
-    follow = false,
+    url = url, method = "POST", headers = headers, timeout = arguments.timeout, retries = arguments.retries,
+    check = false, follow = false,
   }
   if arguments.secret then
     -- What is signed are these bytes, so they are written here; a secret in them has no place, for Lua would have it.

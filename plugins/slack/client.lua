@@ -90,7 +90,9 @@ end
 function client.webhook(call, webhook, message)
   local url = webhook:reveal()
   if not url:find("^https?://[^%s]+$") then
-    plugin.fail("argument_invalid", call .. ": the secret in `webhook` is no URL", "Slack shows it whole: https://hooks.slack.com/...")
+    plugin.fail(
+      "argument_invalid", call .. ": the secret in `webhook` is no URL", "Slack shows it whole: https://hooks.slack.com/..."
+    )
   end
   local answer = send(call, { url = url, method = "POST", json = message }, url)
   if not answer.ok then
@@ -111,7 +113,8 @@ function client.method(call, access, method, arguments, is_form)
   local ok, told = pcall(json.decode, answer.body, { nulls = false })
   if not ok or type(told) ~= "table" or told.ok == nil then
     plugin.fail(
-      "refused", ("%s: %s/%s answered with status %d, and not as Slack does"):format(call, access.api, method, answer.status),
+      "refused",
+      ("%s: %s/%s answered with status %d, and not as Slack does"):format(call, access.api, method, answer.status),
       "See whether `api` is right, and Slack up."
     )
   elseif told.ok ~= true then

@@ -11,7 +11,10 @@ local API_SPEC = {
   type = "string", default = API, pattern = "https?://[^%s]*[^%s/]",
   description = "where the Web API is, without a slash at its end; for a server that talks as Slack does",
 }
-local BLOCKS = { type = "list", length_maximum = 50, description = "Slack's blocks, as tables; they are sent as they are" }
+local BLOCKS = {
+  type = "list", length_maximum = 50,
+  description = "Slack's blocks, as tables; they are sent as they are",
+}
 local ESCAPE = {
   type = "boolean", default = true,
   description = "whether `&`, `<` and `>` in `text` stand for themselves, so that nothing in it is a link or a mention",
@@ -44,7 +47,8 @@ local function parts_of(call, arguments)
     local parts = text.split(words)
     if #parts > PARTS_MAXIMUM then
       plugin.fail(
-        "argument_invalid", ("%s: `text` would be %d messages, and at most %d are posted"):format(call, #parts, PARTS_MAXIMUM),
+        "argument_invalid",
+        ("%s: `text` would be %d messages, and at most %d are posted"):format(call, #parts, PARTS_MAXIMUM),
         "Upload it as a file: slack.upload."
       )
     end
@@ -80,8 +84,8 @@ local function message_of(arguments, words, is_first)
 end
 
 plugin.operation("post", {
-  description = "Posts a message, by an incoming webhook or by the Web API. Only the API tells which message it became, " ..
-    "so threads take a `token`.",
+  description = "Posts a message, by an incoming webhook or by the Web API. Only the API tells which message it " ..
+    "became, so threads take a `token`.",
   positional = { "text" },
   arguments = {
     text = { type = "string", description = "what is said; with `blocks`, what notifications show" },
@@ -95,8 +99,8 @@ plugin.operation("post", {
     escape = ESCAPE,
     long = {
       type = "string", choices = { "refuse", "split" }, default = "refuse",
-      description = "what becomes of a text of more than 40,000 characters; `split` posts any text in parts of about " ..
-        "4,000, with a token the later ones as answers to the first",
+      description = "what becomes of a text of more than 40,000 characters; `split` posts any text in parts of " ..
+        "about 4,000, with a token the later ones as answers to the first",
     },
     webhook = { type = "secret", description = "the URL of an incoming webhook, from `secret.get`" },
     token = TOKEN,
@@ -130,7 +134,8 @@ slack.post("All tests passed", { channel = made.channel, thread = made.ts, token
   local first
   for index, words in ipairs(parts) do
     local message = message_of(arguments, words, index == 1)
-    message.channel, message.thread_ts = first and first.channel or message.channel, message.thread_ts or first and first.ts
+    message.channel = first and first.channel or message.channel
+    message.thread_ts = message.thread_ts or first and first.ts
     local told = client.method(call, access(arguments), "chat.postMessage", message)
     first = first or told
   end
@@ -142,7 +147,10 @@ plugin.operation("update", {
   positional = { "ts" },
   arguments = {
     ts = { type = "string", required = true, pattern = "%d+%.%d+", description = "the message, as slack.post gave it" },
-    channel = { type = "string", required = true, pattern = "[^%s]+", description = "the channel's id, as slack.post gave it" },
+    channel = {
+      type = "string", required = true, pattern = "[^%s]+",
+      description = "the channel's id, as slack.post gave it",
+    },
     text = { type = "string", description = "what it says from now on" },
     blocks = BLOCKS,
     escape = ESCAPE,
@@ -169,7 +177,10 @@ plugin.operation("upload", {
   positional = { "path" },
   arguments = {
     path = { type = "string", required = true, length_minimum = 1, description = "the file, below the workspace" },
-    channel = { type = "string", pattern = "[CDG][A-Z0-9]+", description = "the channel's id, `C...`; names do not work here" },
+    channel = {
+      type = "string", pattern = "[CDG][A-Z0-9]+",
+      description = "the channel's id, `C...`; names do not work here",
+    },
     name = { type = "string", length_minimum = 1, description = "by default the file's own name" },
     title = { type = "string", length_minimum = 1, description = "by default the name" },
     text = { type = "string", description = "what is said with it" },
@@ -191,7 +202,8 @@ plugin.operation("upload", {
   if size == 0 then
     plugin.fail("argument_invalid", call .. ": `" .. arguments.path .. "` is empty, and Slack takes no empty file")
   end
-  local asked = client.method(call, access(arguments), "files.getUploadURLExternal", { filename = name, length = size }, true)
+  local file = { filename = name, length = size }
+  local asked = client.method(call, access(arguments), "files.getUploadURLExternal", file, true)
   client.file(call, asked.upload_url, arguments.path)
   client.method(call, access(arguments), "files.completeUploadExternal", {
     files = { { id = asked.file_id, title = arguments.title or name } }, channel_id = arguments.channel,
@@ -204,7 +216,9 @@ plugin.operation("escape", {
   description = "Makes a text safe to be put between Slack's own marks, for `blocks` and `escape = false`.",
   positional = { "text" },
   arguments = { text = { type = "string", required = true, description = "any text" } },
-  gives = { text = { type = "string", required = true, description = "the same, with nothing in it that Slack reads" } },
+  gives = {
+    text = { type = "string", required = true, description = "the same, with nothing in it that Slack reads" },
+  },
   example = [[
 local title = slack.escape("a < b").text
 slack.post("<https://example.org/1|" .. title .. ">", { escape = false, webhook = secret.get("SLACK_WEBHOOK") })]],

@@ -7,7 +7,8 @@ pipes of its own; the server's own pipes are closed in it.
 A server reports lines on its status pipe: ``ready`` once, then for command ``7`` at most one of ``7 cwd REASON``,
 ``7 not-found``, ``7 not-executable`` and ``7 not-started FIRST LINE``, and always ``7 end CODE``: once it has read the
 request to its end, for the next one is written into the same file as soon as that line is seen. The first line is that
-of the command's file, where it names an interpreter.
+of the command's file, where it names an interpreter. (A Bash that cannot become a command forgets its traps: there, it
+is the command's stderr that has its words, and the code is 126 or 127.)
 """
 
 from __future__ import annotations
@@ -45,12 +46,9 @@ moonyard_find() {
 moonyard_not_started() {
   IFS= read -r moonyard_line <"$moonyard_file"
   case $moonyard_line in '#!'*) ;; *) moonyard_line= ;; esac
-  # Bash has closed the pipe by now.
-  printf '%s not-started %.200s\n' "$1" "$moonyard_line" >"$moonyard_folder/status"
+  # It may have any bytes but the end of a line, and `echo` makes something of some.
+  printf '%s not-started %.200s\n' "$1" "$moonyard_line" >&4
 } 2>/dev/null
-moonyard_folder=$1
-# A Bash that cannot become a command forgets its traps, and can be told to go on.
-if [ -n "${BASH_VERSION-}" ]; then shopt -s execfail; fi
 exec 3<"$1/control" 4>"$1/status" </dev/null >/dev/null 2>/dev/null
 # A busybox can be built to prefer what it has in itself to what PATH leads to: that one is given the path.
 moonyard_applets=
@@ -116,8 +114,6 @@ def request(
         f"trap 'moonyard_not_started {number}' EXIT\n"
         f"set -- {words}\n"
         'if [ -n "$moonyard_applets" ]; then shift; set -- "$moonyard_file" "$@"; fi\n'
-        'exec "$@" 4>&-\n'
-        # Only a Bash comes here, and without the trap.
-        f"moonyard_code=$?; moonyard_not_started {number}; exit $moonyard_code)\n"
+        'exec "$@" 4>&-)\n'
     )
     return text.encode("utf-8", errors="surrogateescape")

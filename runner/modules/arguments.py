@@ -38,9 +38,10 @@ class OneOf(msgspec.Struct, frozen=True):
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """Says in an annotation what a value means beyond its type."""
+    """Says in an annotation what a value means beyond its type, and up to how much is taken, in seconds or bytes."""
 
     name: str
+    maximum: float | None = None
 
 
 Duration = Annotated[float | str, Kind("duration")]

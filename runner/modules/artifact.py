@@ -11,7 +11,7 @@ import os
 import stat
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import IO, Final, cast
+from typing import IO, Annotated, Final, cast
 
 import msgspec
 
@@ -23,7 +23,7 @@ from runner.archives.reading import Archive
 from runner.globs import Selection
 from runner.job_context import Call, JobContext, SavedArtifact
 from runner.modules import fs
-from runner.modules.arguments import ArgumentInvalid, Duration, parse, text
+from runner.modules.arguments import ArgumentInvalid, Kind, parse, text
 from runner.trees import Check
 from sandbox.frames import Value
 from sandbox.process import LogPlace
@@ -66,7 +66,7 @@ class SaveArguments(msgspec.Struct, frozen=True, kw_only=True):
     `.tar.zst` is put behind the folder's name."""
     content_type: str | None = None
     """By default guessed from the name."""
-    retention: Duration | None = None
+    retention: Annotated[float | str, Kind("duration", RETENTION_SECONDS_MAXIMUM)] | None = None
     """How long it is kept, at most ten years; by default as long as its job."""
 
 
@@ -233,6 +233,7 @@ async def _keep(
     job: JobContext, call: Call, arguments: SaveArguments, file: IO[bytes], name: str, content_type: str
 ) -> Value:
     retention = _retention(arguments.retention)
+    name = job.stream.redaction.text(name)  # everybody who may see the job sees it
     saved: SavedArtifact = await job.artifacts.save(file, name, content_type, stage=call.stage, retention=retention)
     await _tell(job, call, "info", f"artifact `{name}` kept ({saved.size_bytes} bytes, SHA-256 {saved.sha256})")
     return {"name": name, "sha256": saved.sha256, "size": saved.size_bytes}

@@ -29,6 +29,8 @@ class Named(msgspec.Struct, frozen=True):
 
     name: str
     of: LuaType
+    maximum: float | None = None
+    """In seconds or bytes, where it is not that of its kind."""
 
 
 class Opaque(msgspec.Struct, frozen=True):
@@ -147,8 +149,8 @@ def _annotated(inner: Any, marks: tuple[Any, ...], prefix: str) -> LuaType:
         match mark:
             case OneOf(words=words):
                 return Choice(words)
-            case Kind(name=name):
-                return Named(name, lua_type(inner, prefix))
+            case Kind(name=name, maximum=maximum):
+                return Named(name, lua_type(inner, prefix), maximum)
             case Callback():
                 return mark
             case _:

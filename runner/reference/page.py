@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from runner.reference import core, lua_types, pipeline
+from runner.reference import lua_types, modules, pipeline
 from runner.reference.description import Function, Module
 from runner.reference.lua_types import Callback, Field, ListOf, LuaType, Table
 
@@ -32,14 +32,14 @@ def text(plugins: Sequence[Module]) -> str:
     :param plugins: those that ship.
     """
     parts = [HEAD, _contents(plugins)]
-    parts += [_module(module) for module in core.MODULES]
+    parts += [_module(module) for module in modules.MODULES]
     parts += [_pipeline(), _plugins(plugins)]
     return "\n".join(parts)
 
 
 def _contents(plugins: Sequence[Module]) -> str:
     rows = ["| module | functions |", "| --- | --- |"]
-    for module in core.MODULES:
+    for module in modules.MODULES:
         title = ALONE.lower() if module.is_global else f"`{module.name}`"
         rows.append(f"| [{title}](#{_anchor(title)}) | {_links(module)} |")
     tables = ", ".join(f"[{_title(table).lower()}](#{_anchor(_title(table))})" for table in pipeline.TABLES)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from runner.reference import core, lua, lua_types, pipeline
+from runner.reference import lua, lua_types, modules, pipeline
 from runner.reference.description import Function, Module
 from runner.reference.lua_types import Callback, Either, ListOf, LuaType, Table, TableOf
 from schema.plugins import LUA_WORDS
@@ -34,7 +34,7 @@ def language_server_settings() -> dict[str, object]:
         "runtime.builtin": {"io": "disable", "package": "disable", "debug": "disable", "os": "disable"},
         "workspace.library": [f"{FOLDER}/{CORE}", f"{FOLDER}/{PLUGINS}"],
         "workspace.checkThirdParty": False,
-        "diagnostics.globals": sorted(core.NAMES),
+        "diagnostics.globals": sorted(modules.NAMES),
     }
 
 
@@ -49,7 +49,7 @@ def files(plugins: Sequence[Module] = ()) -> dict[str, str]:
         "os.lua": os_stub(),
         "authoring.lua": _AUTHORING.read_text(encoding="utf-8"),
     }
-    written |= {f"{module.name}.lua": module_stub(module) for module in core.MODULES}
+    written |= {f"{module.name}.lua": module_stub(module) for module in modules.MODULES}
     return {f"{CORE}/{name}": text for name, text in written.items()} | {
         f"{PLUGINS}/{plugin.name}.lua": module_stub(plugin, is_plugin=True) for plugin in plugins
     }

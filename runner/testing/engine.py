@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ from schema.errors import MoonyardError
 
 SHOWN_MAXIMUM: Final = 200
 RULE_WORDS: Final = 2
+_PLAIN: Final = re.compile(r"[\w./:=@+-]{1,60}", re.ASCII)
+"""What can be a word of a rule, and is worth being one."""
 
 asking_stage: Final[ContextVar[str | None]] = ContextVar("asking_stage", default=None)
 """Which stage's call is being answered: a container does not know it."""
@@ -57,7 +60,7 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
             "command": command.argv[0],
             "argv": list(command.argv),
             "text": " ".join(command.argv),
-            "env": command.env | command.secret_env,
+            "env": dict[str, Value](command.env | command.secret_env),
             "cwd": command.cwd,
             "stdin": command.stdin,
             "user": command.user,
@@ -100,7 +103,7 @@ class MockedContainer(Container):
         del stop
         ran = Ran(stage=asking_stage.get(), image=self.image, command=command)
         self._ran(ran)
-        words = " ".join(command.argv[:RULE_WORDS])
+        words = " ".join(itertools.takewhile(_PLAIN.fullmatch, command.argv[:RULE_WORDS])) or "*"
         answer = await self._mocks.process(ran.told, ran.text, words)
         if answer.error is not None:
             raise MoonyardError(answer.error.message, code=answer.error.code)

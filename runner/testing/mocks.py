@@ -91,7 +91,7 @@ class Mocks:
         :raises MockMissing: when the test does not say how.
         """
         missing = MockMissing(
-            f"command `{command}` cannot be run in a test, and no mock answers it",
+            f"command `{command}`{_whose(asked)} cannot be run in a test, and no mock answers it",
             hint=f'Say what it does before: mock.process("{words}", {{ stdout = "..." }}).',
         )
         return await self._answered("process", asked, ProcessAnswer, missing)
@@ -102,7 +102,7 @@ class Mocks:
         :raises MockMissing: when the test does not say how.
         """
         missing = MockMissing(
-            f"request `{method} {url}` cannot be sent in a test, and no mock answers it",
+            f"request `{method} {url}`{_whose(asked)} cannot be sent in a test, and no mock answers it",
             hint=f'Say what is answered before: mock.http("{method} {url}", {{ json = {{ ... }} }}).',
         )
         return await self._answered("http", asked, HttpAnswer, missing)
@@ -157,3 +157,7 @@ class Mocks:
         if len(self._troubles) < TROUBLES_MAXIMUM:
             self._troubles.append(error)
         return error
+
+
+def _whose(asked: Mapping[str, Value]) -> str:
+    return f" of stage `{asked['stage']}`" if "stage" in asked else ""

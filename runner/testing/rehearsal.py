@@ -207,9 +207,8 @@ async def _read(folder: Path, file: str) -> tuple[str, str]:
         with path.open("rb") as opened:
             return opened.read(SOURCE_BYTES_MAXIMUM + 1)
 
+    _check_place(folder, path, file)
     try:
-        if path.suffix != ".lua":
-            raise MoonyardError(f"pipeline file `{file}` does not end in `.lua`", code="file_unreadable")
         source = await anyio.to_thread.run_sync(read)
         if len(source) > SOURCE_BYTES_MAXIMUM:
             raise MoonyardError(f"pipeline file `{file}` is larger than any may be", code="pipeline_too_large")
@@ -222,6 +221,18 @@ async def _read(folder: Path, file: str) -> tuple[str, str]:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise MoonyardError(f"pipeline file `{file}` cannot be read: {error}", code="file_unreadable") from error
+
+
+def _check_place(folder: Path, path: Path, file: str) -> None:
+    """See that a test, which may be somebody else's, reads nothing but Lua that stands around it or around its user."""
+    actual = path.resolve()
+    is_near = any(actual.is_relative_to(place.resolve()) for place in (folder, folder.parent, Path.cwd()))
+    if not is_near or actual.suffix != ".lua":
+        raise MoonyardError(
+            f"`{file}` is no pipeline file that a test may run: it ends in `.lua`, and stands below the working "
+            "folder, or the one above the test's",
+            code="path_refused",
+        )
 
 
 def _check_stages(definition: PipelineDefinition, wanted: Sequence[str] | None) -> None:

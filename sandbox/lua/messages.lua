@@ -11,8 +11,8 @@
 --
 -- Inputs: none. Gives { encode = function(value, functions) -> string, decode = function(string, at) -> value, null =
 -- ..., mark_list = function(table), secrets = ... }, where `secrets` has the parts of those tables that are secrets (a
--- part is text, or a table with a name), where `null` stands for nil in a list, which cannot hold one, and `at` is where
--- in the string to begin. A table that was marked goes as a list when it is empty, too, as one does that came as one.
+-- part is text, or a table with a name), `null` stands for nil in a list, which cannot hold one, and `at` is where in
+-- the string to begin. A table that was marked goes as a list when it is empty, too, as one does that came as one.
 
 local DEPTH_MAXIMUM = 64
 local BYTES_MAXIMUM = 24 * 1024 * 1024

@@ -2,8 +2,8 @@
 --
 -- `secret.get(name)` gives a table without anything in it. Which secret it stands for, and the text that it was
 -- concatenated with, is known to this file and to messages.lua alone, and what the secret's value is, to the runner
--- alone: it puts it where it is accepted. So nothing that a script does to the table gives the value, and no defect here
--- can show it.
+-- alone: it puts it where it is accepted. So nothing that a script does to the table gives the value, and no defect
+-- here can show it.
 --
 -- Guarantees:
 --   * the value comes into this process only by `reveal`, which the runner may refuse, and writes down;
@@ -79,8 +79,10 @@ function secret_type.__eq(left, right)
   end
   for index = 1, #mine do
     local one, two = mine[index], other[index]
-    if type(one) ~= type(two) or (type(one) == "table" and one.name or one) ~= (type(two) == "table" and two.name or two)
-    then
+    if type(one) == "table" and type(two) == "table" then
+      one, two = one.name, two.name
+    end
+    if one ~= two then
       return false
     end
   end

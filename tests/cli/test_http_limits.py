@@ -82,7 +82,7 @@ async def test_two_runners_together_ask_no_more_often_than_the_limit(
         figures = (await installation.replicas[0].parts.metrics.text(installation.database)).decode()
         [asked] = [line for line in figures.splitlines() if "http/permits" in line and "_requests_total" in line]
         assert float(asked.rpartition(" ")[2]) <= EACH / 2, "a batch is asked for, and not each request's permit"
-        assert (await site("http-limit", "list")).stdout.splitlines()[1].startswith("127.0.0.1")
+        assert "127.0.0.1" in (await site("http-limit", "list")).stdout
         assert (await site("http-limit", "remove", "127.0.0.1")).stdout == "the limit of 127.0.0.1 is removed\n"
         assert (await site("http-limit", "list")).stderr == "no limits\n"
         refused = await site("http-limit", "set", "http://x", "1/s")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from backports import zstd
 
-from tests.cli.command import moonyard
+from tests.cli.command import moonyard, started
 from tests.cli.conftest import Runner
 from tests.cli.test_files import example
 from tests.cli.test_run_more import SHELL, succeeded
@@ -177,3 +177,23 @@ async def test_a_condition_may_compute_and_do_nothing(run: Runner) -> None:
     } }""")
     assert printed.texts(source="lua") == ["ran"]
     assert printed.errors[-1].code == "call_in_condition"
+
+
+async def test_an_artifact_that_somebody_changed_is_not_fetched(run: Runner, tmp_path: Path) -> None:
+    async with started(
+        *run.arguments("""return { name = "try", stages = { { name = "s", script = function()
+      fs.write("a", "content")
+      artifact.save("a")
+      log.info("kept")
+      local ok, problem = pcall(function()
+        for _ = 1, 500 do artifact.fetch("a", { to = "b" }) sleep("20ms") end
+      end)
+      log.info(ok, ok or problem.code)
+    end } } }"""),
+        cwd=tmp_path,
+    ) as running:
+        await running.until(type="log", text="kept")
+        [kept] = (tmp_path / ".moonyard" / "artifacts").rglob("a")
+        kept.write_text("something else", encoding="utf-8")
+        assert await running.rest() == 0
+    assert [line["text"] for line in running.lines if line.get("source") == "lua"] == ["kept", "false artifact_damaged"]

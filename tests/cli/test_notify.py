@@ -116,7 +116,7 @@ send({{ user = "{USER}", password = password, verify = false, to = "nobody@examp
     assert implicit.startswith(f"notify_unreachable: {place}: TLS: ")
     assert closed.startswith(f"notify_unreachable: notify.email: {HOST}:1: ")
     assert nobody == f"notify_refused: {place} took no recipient: nobody@example.org: 550 there is no nobody here"
-    assert mailbox.logins == [USER.encode()] * 2
+    assert set(mailbox.logins) == {USER.encode()}
 
 
 @pytest.mark.parametrize("tls", ["implicit", "none"])
@@ -139,7 +139,9 @@ async def test_a_webhook_is_signed_tried_again_and_its_refusals_are_told(run: Ru
     asked: list[tuple[str, bytes, dict[str, str]]] = []
 
     async def answer(request: web.Request) -> web.Response:
-        asked.append((request.path, await request.read(), {name.lower(): value for name, value in request.headers.items()}))
+        asked.append(
+            (request.path, await request.read(), {name.lower(): value for name, value in request.headers.items()})
+        )
         if request.path == "/gone":
             return web.Response(status=410, text="nobody is here")
         if len(asked) == 1:

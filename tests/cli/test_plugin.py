@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from aiohttp import web
 
 from tests.cli.command import moonyard, started
 from tests.cli.conftest import Runner
@@ -148,13 +149,38 @@ async def test_what_a_manifest_does_not_say_is_refused(
     assert printed.errors[-1].hint is not None
 
 
-async def test_a_declared_host_is_asked_and_a_redirect_to_another_is_not(run: Runner, tmp_path: Path):
-    init = operation(
-        'return { code = select(2, pcall(http.get, "http://localhost:1/")).code }',
-        'gives = { code = { type = "string" } }',
-    )
-    write(tmp_path / "mine", files(init=init, modules=["http"], hosts=["localhost:1"]))
-    printed = await run(use('{ name = "mine", folder = "mine" }', "log.info(mine.run().code)"))
-    assert printed.code == 0, printed.stdout
-    # Declared, so it is the runner's owner's to say: what a manifest has gives no right that there was not.
-    assert printed.texts(source="lua") == ["http_refused"]
+async def test_a_plugin_asks_the_hosts_that_it_declares_and_follows_no_redirect_to_others(run: Runner, tmp_path: Path):
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/away":
+            raise web.HTTPFound(f"http://127.0.0.1:{request.url.port}/")
+        return web.Response(text="here")
+
+    application = web.Application()
+    application.router.add_get("/{path:.*}", answer)
+    serving = web.AppRunner(application)
+    await serving.setup()
+    try:
+        await web.TCPSite(serving, "127.0.0.1", 0).start()
+        port = serving.addresses[0][1]
+        init = """
+        plugin.operation("ask", {
+          description = "Asks.", positional = { "url" }, arguments = { url = { type = "string" } },
+          gives = { text = { type = "string" } },
+        }, function(arguments)
+          local ok, problem = pcall(http.get, arguments.url)
+          return { text = ok and problem.body or problem.code }
+        end)
+        """
+        write(tmp_path / "mine", files(init=init, modules=["http"], hosts=[f"LOCALHOST:{port}"]))
+        body = "\n".join(f'log.info(mine.ask("http://{place}").text)' for place in (
+            f"localhost:{port}/", f"localhost:{port}/away", f"127.0.0.1:{port}/", f"localhost:{port + 1}/"
+        ))  # fmt: skip
+        named = use('{ name = "mine", folder = "mine" }', body)
+        printed = await run(named, "--http-allowed", "127.0.0.1")
+        assert printed.code == 0, printed.stdout
+        assert printed.texts(source="lua") == ["here", *["plugin_undeclared"] * 3]
+        # What a manifest says gives no right that there was not.
+        refused = await run(use('{ name = "mine", folder = "mine" }', body.splitlines()[0]))
+        assert refused.texts(source="lua") == ["http_refused"]
+    finally:
+        await serving.cleanup()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from runner.reference import core
+from runner.reference import modules
 from runner.reference.description import Function
 from runner.reference.lua_types import Either, ListOf, Table
 from tests.cli.conftest import Runner
@@ -22,7 +22,7 @@ def pipeline(stages: dict[str, str]) -> str:
 
 
 async def test_every_example_runs(run: Runner) -> None:
-    examples = {function.name: function.example for function in core.FUNCTIONS.values() if function.example}
+    examples = {function.name: function.example for function in modules.FUNCTIONS.values() if function.example}
     async with server() as url:
         source = pipeline({name: body.replace(SERVER, url) for name, body in examples.items()})
         printed = succeeded(await run(source, "--http-allowed", "127.0.0.1"))
@@ -60,8 +60,8 @@ def table_given(function: Function) -> Table | None:
 
 
 async def test_results_have_the_fields_that_are_told(run: Runner) -> None:
-    alike = {name for module in core.MODULES for function in module.functions for name in function.alike}
-    told = {name for name, function in core.FUNCTIONS.items() if table_given(function) is not None} - alike
+    alike = {name for module in modules.MODULES for function in module.functions for name in function.alike}
+    told = {name for name, function in modules.FUNCTIONS.items() if table_given(function) is not None} - alike
     assert told <= set(RESULTS), "add how they are had"
     lines = "\n".join(
         f"do local keys = {{}} for key in pairs({call}) do keys[#keys + 1] = key end table.sort(keys) "
@@ -76,7 +76,7 @@ fs.mkdir("a") fs.write("a/file", "") fs.write("junit.xml", "<testsuite/>") archi
         printed = succeeded(await run(source, "--http-allowed", "127.0.0.1"))
     found = dict(text.split(" ", 1) for text in printed.texts(source="lua"))
     for name in told:
-        table = table_given(core.FUNCTIONS[name])
+        table = table_given(modules.FUNCTIONS[name])
         assert table is not None
         given = set(json.loads(found[name]))
         known = {field.name: field.required for field in table.fields}
@@ -86,7 +86,7 @@ fs.mkdir("a") fs.write("a/file", "") fs.write("junit.xml", "<testsuite/>") archi
 
 
 async def test_functions_take_the_arguments_that_are_told_and_no_others(run: Runner) -> None:
-    by_name = [name for name, function in core.FUNCTIONS.items() if function.arguments is not None]
+    by_name = [name for name, function in modules.FUNCTIONS.items() if function.arguments is not None]
     calls = [f'tell("{name}", pcall({name}, {{ ["not an argument"] = 1 }}))' for name in by_name]
     calls += [
         'tell("container.run", pcall(container.run, "x", { ["not an argument"] = 1 }, function() end))',
@@ -100,12 +100,12 @@ async def test_functions_take_the_arguments_that_are_told_and_no_others(run: Run
         name, _, message = text.partition(" ")
         accepted[name] = set(message.rpartition("(accepted: ")[2].removesuffix(")").split(", "))
     for name in by_name:
-        arguments = core.FUNCTIONS[name].arguments
+        arguments = modules.FUNCTIONS[name].arguments
         assert arguments is not None
         told = {field.name for field in arguments.fields}
         assert told <= accepted[name], name
         assert accepted[name] - told <= OUR_OWN, name
-    options = core.FUNCTIONS["container.run"].parameters[1].type
+    options = modules.FUNCTIONS["container.run"].parameters[1].type
     assert isinstance(options, Table)
     assert {field.name for field in options.fields} == accepted["container.run"]
     assert accepted["json.encode"] == {"value", "pretty"}

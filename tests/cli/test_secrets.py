@@ -156,9 +156,13 @@ async def test_errors_command_lines_and_outputs_do_not_show_it(run: Runner) -> N
         assert(not ok)
         pcall(process.run, { command = plain })
         fs.write("a", "b")
-        artifact.save({ path = "a", name = "release of " .. plain:gsub("/", "-") })
+        local kept = artifact.save({ path = "a", name = "release of " .. secret.get("WORD"):reveal() })
+        assert(kept.name == "release of [secret WORD]")
         error("it failed with " .. plain)
         """,
+        "--secret",
+        "WORD",
+        WORD="a-word-of-its-own",
     )
     assert printed.job["state"] == "failed"
     assert "it failed with [secret TOKEN]" in printed.errors[-1].message
@@ -166,6 +170,9 @@ async def test_errors_command_lines_and_outputs_do_not_show_it(run: Runner) -> N
     assert any("[secret TOKEN]" in str(line.get("outputs")) for line in printed.lines)
     assert any("[secret TOKEN]" in str(line.get("fields")) for line in printed.lines)
     assert any("[secret TOKEN]" in str(line.get("group")) for line in printed.lines)
+    assert "a-word-of-its-own" not in printed.stdout
+    [kept] = (run.folder / ".moonyard" / "artifacts" / printed.job["id"]).iterdir()
+    assert kept.name == "release of [secret WORD]"
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,32 @@ async def test_secrets_and_artifacts_of_other_jobs_are_what_the_test_says(tests:
         assert (error["code"], hint in error["hint"]) == ("mock_missing", True), error
 
 
+async def test_nothing_is_waited_for_and_what_runs_at_once_is_told_in_order(tests: Tests) -> None:
+    (tests.folder / "flow.lua").write_text("""
+return { name = "flow", stages = { { name = "s", script = function()
+  local r = retry({ times = 3, delay = "1h", fn = function() return process.run({ command = "flaky" }) end })
+  parallel({ function() process.run({ command = "a" }) end, function() process.run({ command = "b" }) end })
+  sleep("1h")
+  job.output("k", 1)
+  log.info(r.stdout, { n = 1 })
+end } } }
+""")
+    await passes(
+        tests,
+        """
+  local n = 0
+  mock.process("flaky", function() n = n + 1 if n < 3 then return { code = 1 } end return { stdout = "third" } end)
+  mock.process("a", {}) mock.process("b", {})
+  local r = pipeline.run("flow.lua")
+  expect(r).succeeded()
+  expect(n).equals(3)
+  expect(r.stages.s.outputs).equals({ k = 1 })
+  expect(r.log).contains({ text = "third", fields = { n = 1 } })
+    parallel({ function() process.run({ command = "a" }) end, function() process.run({ command = "b" }) end })
+    """,
+    )
+
+
 async def test_a_plugin_is_called_directly(tests: Tests) -> None:
     await passes(
         tests,
@@ -227,7 +253,7 @@ async def test_a_plugin_is_called_directly(tests: Tests) -> None:
         ('process.run({ command = "make" })', "command `make` cannot be run in a test", 'mock.process("make"'),
         (
             'mock.process("git", {}) mock.process("cargo", {}) pcall(pipeline.run, "build.lua")',
-            "request `POST https://api.example.org/builds` cannot be sent",
+            "request `POST https://api.example.org/builds` of stage `report` cannot be sent",
             'mock.http("POST https://api.example.org/builds"',
         ),
         ('pcall(process.run, { command = "make" })', "command `make` cannot be run in a test", "mock.process"),
@@ -275,6 +301,8 @@ async def test_what_is_not_mocked_fails_the_test_with_the_line_to_write(
         ('mock.process("make", { cod = 1 }) process.run({ command = "make" })', "mock_invalid", "did you mean `code`?"),
         ('mock.process("make", 5)', "argument_invalid", "takes a table or a function"),
         ("mock.process()", "argument_invalid", "takes a command's first words"),
+        ('pipeline.run("../../../etc/passwd")', "path_refused", "no pipeline file that a test may run"),
+        ('pipeline.run("/root/other.lua")', "path_refused", "no pipeline file that a test may run"),
         ('pipeline.run("none.lua")', "file_not_found", "`none.lua` does not exist"),
         ('pipeline.run("build.lua", { input = {} })', "argument_invalid", "input"),
         ('pipeline.run("build.lua", { stages = { "bild" } })', "stage_unknown", "no stage `bild`"),

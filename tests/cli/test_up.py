@@ -211,8 +211,10 @@ async def test_a_job_is_submitted_followed_kept_and_looked_at(installation: Inst
         assert again.lines == hello.lines
     jobs = await installation("jobs", "--json")
     assert [(row["number"], row["state"]) for row in jobs.lines] == [(3, "succeeded"), (2, "failed"), (1, "succeeded")]
-    looked = await installation("db", "psql", "-c", "SELECT text FROM inspect.log('1') WHERE source = 'stdout'")
+    looks = ("-c", "SELECT text FROM inspect.log('1') WHERE source = 'stdout'", "-c", "SELECT 'and' AS more")
+    looked = await installation("db", "psql", *looks)
     assert "Hello, you, from a container!" in looked.stdout
+    assert "more" in looked.stdout
 
 
 async def test_plugins_are_pushed_locked_with_a_version_and_run_as_locked(installation: Installation) -> None:

@@ -68,8 +68,8 @@ def test_a_command_is_over_only_when_its_request_was_read_to_the_end(server: Ser
     assert server.says() == "2 end 0\n"
 
 
-@pytest.mark.parametrize("interpreter", ["dash", "busybox sh", "bash"])
-def test_every_shell_tells_which_interpreter_a_script_wants(interpreter: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("interpreter", ["dash", "busybox sh"])
+def test_a_shell_tells_which_interpreter_a_script_wants(interpreter: str, tmp_path: Path) -> None:
     files = {
         "script": b"#!/no/such/program -x\necho said\n",
         "windows": b"#!/bin/sh\r\nexit 3\r\n",

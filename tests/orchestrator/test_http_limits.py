@@ -88,6 +88,17 @@ async def test_what_is_no_limit_is_refused_whole(installation: Installation, hos
     assert await installation.fetch("SELECT FROM moonyard.http_limits") == []
 
 
+async def test_there_are_no_more_limits_than_runners_can_hear_of(installation: Installation):
+    await installation.replica()
+    await installation.fetch(
+        "INSERT INTO moonyard.http_limits (host, rate, interval_seconds, burst, set_by) "
+        "SELECT 'host-' || number, '1/s', 1, 1, 'test' FROM generate_series(1, 1000) AS number"
+    )
+    with pytest.raises(OrchestratorRefused, match="1,000 limits"):
+        await limit(installation, "a.b", "1/s")
+    assert (await limit(installation, "host-1", "2/s")).rate == "2/s", "one that is there can be changed"
+
+
 async def test_an_operator_sets_and_sees_limits_in_psql(installation: Installation):
     replica = await installation.replica()
     set_it = "SELECT control.set_http_limit('*.example.org', '20/s', burst => 3)"

@@ -18,6 +18,7 @@ from schema.events import AnyEvent, CommandEvent, JobEvent, LogEvent, StageEvent
 from schema.states import JobState
 from tests.orchestrator.installation import Installation
 from tests.orchestrator.test_secrets import KEYS, LEASE_SECONDS, VALUE, Held, begin, grant, store
+from tests.postgres import psql
 
 PLACE = "[secret TOKEN]"
 PLAIN = VALUE.decode()
@@ -68,6 +69,8 @@ async def test_a_value_in_plain_is_taken_out_and_the_job_goes_on(installation: I
     assert await told(installation) == [
         ("runner runner", "secret TOKEN", {"job": 1, "attempt": 1, "events": [5, 6]}),
     ]
+    health = psql(installation.url, "SELECT state, detail FROM inspect.health WHERE subject = 'secrets'", "-At")
+    assert health.strip() == "worry|1 were sent in plain by a runner in the last day: inspect.audit"
 
 
 async def test_whichever_replica_gets_the_events_looks_through_them(installation: Installation):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.pipelines import version_hash
 from plugins import folders
 from schema.client import Client, OrchestratorRefused
+from schema.plugins import version_hash
 from schema.wire import (
     JobSubmit,
     PipelinePush,

@@ -425,7 +425,7 @@ async def test_without_a_master_key_all_but_values_works(installation: Installat
     held = await begin(installation)
     with pytest.raises(OrchestratorRefused) as refused:
         await store(installation)
-    assert (refused.value.status, refused.value.code) == (503, "secrets_unavailable")
+    assert (refused.value.status, refused.value.code) == (409, "secrets_unavailable")
     assert "moonyard secret key generate" in (refused.value.hint or "")
     client = await installation.client()
     assert (await client.get("/v1/secrets", SecretList)).secrets == []

@@ -13,7 +13,7 @@ from lupa import lua54
 
 from cli.checks import files
 from runner.host_calls import HANDLERS
-from runner.reference import core, lua, lua_types, pipeline, stubs
+from runner.reference import lua, lua_types, modules, pipeline, stubs
 from runner.reference.description import Function
 from runner.reference.lua_types import Callback, Either, Field, ListOf, LuaType, Table, TableOf
 from sandbox import caches, definitions, services
@@ -40,28 +40,28 @@ def of_lua() -> set[str]:
 
 
 def test_every_function_of_modules_is_described() -> None:
-    missing = sorted(reachable() - of_lua() - set(core.FUNCTIONS))
+    missing = sorted(reachable() - of_lua() - set(modules.FUNCTIONS))
     assert not missing, (
         f"scripts can reach {', '.join(missing)}: describe them in runner/reference/MODULE.py, as its neighbours are "
         "(`function(...)` with the struct of its arguments, what it gives, errors and an example), name a new file's "
-        "MODULE in runner/reference/core.py, and run `python -m scripts.reference`"
+        "MODULE in runner/reference/modules.py, and run `python -m scripts.reference`"
     )
 
 
 def test_every_described_function_exists() -> None:
-    gone = sorted(set(core.FUNCTIONS) - reachable())
+    gone = sorted(set(modules.FUNCTIONS) - reachable())
     assert not gone, f"runner/reference describes {', '.join(gone)}, which no script can reach"
 
 
 def test_what_is_listed_of_luas_own_is_what_there_is() -> None:
     values = {"_G", "_VERSION", "math.huge", "math.pi", "math.maxinteger", "math.mininteger", "utf8.charpattern"}
-    modules = {module.name for module in core.MODULES}
-    found = {name for name in reachable() if name.partition(".")[0] not in modules or name in lua.BASE}
-    assert of_lua() - values == found - set(core.FUNCTIONS)
+    names = {module.name for module in modules.MODULES}
+    found = {name for name in reachable() if name.partition(".")[0] not in names or name in lua.BASE}
+    assert of_lua() - values == found - set(modules.FUNCTIONS)
 
 
 def described_tables() -> Iterator[tuple[str, Table]]:
-    for name, function in core.FUNCTIONS.items():
+    for name, function in modules.FUNCTIONS.items():
         kinds: list[LuaType | None] = [function.arguments, function.gives]
         kinds += [given.type for given in function.parameters]
         for kind in kinds:
@@ -99,7 +99,7 @@ def test_every_argument_and_field_has_words() -> None:
 
 
 def test_every_function_says_what_it_does_and_shows_it() -> None:
-    for module in core.MODULES:
+    for module in modules.MODULES:
         assert module.words
         for function in module.functions:
             assert re.match(r"[A-Z`].*\.", function.words, re.DOTALL), function.name
@@ -109,7 +109,7 @@ def test_every_function_says_what_it_does_and_shows_it() -> None:
 
 def test_codes_of_errors_are_those_that_are_documented() -> None:
     errors = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
-    for name, function in core.FUNCTIONS.items():
+    for name, function in modules.FUNCTIONS.items():
         for code in function.errors:
             assert f"`{code}`" in errors, f"{name} raises `{code}`, and docs/errors.md has none"
 
@@ -117,7 +117,7 @@ def test_codes_of_errors_are_those_that_are_documented() -> None:
 def test_a_functions_arguments_are_those_of_the_struct_that_its_call_reads() -> None:
     for name, handler in HANDLERS.items():
         kind: type[msgspec.Struct] | None = getattr(handler, "arguments", None)
-        function = core.FUNCTIONS.get(name)
+        function = modules.FUNCTIONS.get(name)
         if kind is None or function is None:
             continue
         read = set(kind.__struct_encode_fields__) - OUR_OWN
@@ -136,27 +136,27 @@ def fields_of(function: Function) -> list[Field]:
     return fields
 
 
-IN_ORDER = [name for name, function in core.FUNCTIONS.items() if function.positional]
+IN_ORDER = [name for name, function in modules.FUNCTIONS.items() if function.positional]
 
 
 async def test_arguments_come_in_the_order_that_is_told() -> None:
     lines: list[str] = []
     for name in IN_ORDER:
-        words = [f'"{name} {index}"' for index in range(len(core.FUNCTIONS[name].positional))]
+        words = [f'"{name} {index}"' for index in range(len(modules.FUNCTIONS[name].positional))]
         lines.append(f"pcall({name}, {', '.join(words)})")
     calls = "\n".join(lines)
     host = await run_script(calls)
     given = [next(one for one in arguments if isinstance(one, dict)) for _, arguments in host.calls]
     assert len(given) == len(IN_ORDER)
     for name, arguments in zip(IN_ORDER, given, strict=True):
-        wanted = {argument: f"{name} {index}" for index, argument in enumerate(core.FUNCTIONS[name].positional)}
+        wanted = {argument: f"{name} {index}" for index, argument in enumerate(modules.FUNCTIONS[name].positional)}
         assert {key: value for key, value in arguments.items() if key != "method"} == wanted
 
 
 async def test_no_more_arguments_are_taken_than_are_told() -> None:
     lines: list[str] = []
     for name in IN_ORDER:
-        words = ", ".join(["'x'"] * len(core.FUNCTIONS[name].positional))
+        words = ", ".join(["'x'"] * len(modules.FUNCTIONS[name].positional))
         lines.append(f"log.info(select(2, pcall({name}, {words}, {{}}, 1)).code)")
     host = await run_script("\n".join(lines))
     assert host.lines == ["argument_invalid"] * len(IN_ORDER)
@@ -200,7 +200,7 @@ def test_every_stub_is_lua(name: str) -> None:
 
 def test_every_function_has_its_stub_with_its_words() -> None:
     written = "\n".join(stubs.files().values())
-    for name, function in core.FUNCTIONS.items():
+    for name, function in modules.FUNCTIONS.items():
         if name == "job.output":
             assert "---@field output fun(name: string, value: any)" in written
             continue

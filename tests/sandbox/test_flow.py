@@ -276,6 +276,11 @@ async def test_lines_have_fields_and_groups() -> None:
     ]
 
 
+async def test_a_secret_among_the_fields_is_not_seen() -> None:
+    host = await run_script('log.info("token", { is = secret.get("token"), part = "a" .. secret.get("token") })')
+    assert host.places[0].fields == {"is": "***", "part": "a***"}
+
+
 async def test_a_script_and_its_plugins_know_the_job_by_the_global_too() -> None:
     body = """
     local argument = job

@@ -69,6 +69,7 @@ template.render(("{{#l}}"):rep(3) .. "xxxxxxxx" .. ("{{/l}}"):rep(3), { l = list
         ('template.render("{{b}}", { b = {} })', "template_invalid", "`b` is a table, and texts, numbers and booleans"),
         ('template.render("{{b}}", { b = print })', "template_invalid", "`b` is a function"),
         ('template.render("{{b}}", { b = setmetatable({}, {}) })', "template_invalid", "`b` is no plain value"),
+        ('template.render("{{b}}", { b = secret.get("x") })', "template_invalid", "`b` is no plain value"),
         ('template.render("{{#a}}", {})', "template_invalid", "section `a` has no `{{/a}}`"),
         ('template.render("{{#a}}{{/b}}", {})', "template_invalid", "ends a section that is not open: `a` is"),
         ('template.render("{{/b}}", {})', "template_invalid", "ends a section that is not open"),

@@ -1,13 +1,15 @@
 local junit = require("junit")
 
-local GOOD = '<testsuite><testcase classname="a.B" name="one" time="0.5"/><testcase name="two"><skipped/></testcase></testsuite>'
-local BAD = [[<?xml version="1.0"?>
+local GOOD = '<testsuite><testcase classname="a.B" name="one" time="0.5"/>' ..
+  '<testcase name="two"><skipped/></testcase></testsuite>'
+local BAD = [==[<?xml version="1.0"?>
 <testsuites><!-- <testcase name="no test"><failure/></testcase> --><testsuite name="s">
-  <testcase classname="a.B" name="1 &lt; 2 &#38; more"><failure message="was &quot;x&quot;&#10;and more">in <![CDATA[<error/>]]> full</failure></testcase>
+  <testcase classname="a.B" name="1 &lt; 2 &#38; more">
+    <failure message="was &quot;x&quot;&#10;and more">in <![CDATA[<error/>]]> full</failure></testcase>
   <testcase name='fine > all' classname=''/>
   <testcase name="text"><system-out>&lt;failure/&gt;</system-out></testcase>
   <testcase name="broken"><error/><failure/></testcase>
-</testsuite></testsuites>]]
+</testsuite></testsuites>]==]
 
 describe("junit.report", function()
   before_each(function()
@@ -23,7 +25,7 @@ describe("junit.report", function()
 
   it("fails with the names of those that failed", function()
     fs.write("out/bad.xml", BAD)
-    expect(function() junit.report({ "out/good.xml", "out/bad.xml" }) end)
+    expect(function() junit.report({ paths = { "out/good.xml", "out/bad.xml" } }) end)
       .raises("2 of 6 tests failed: a.B.1 < 2 & more, broken")
     expect(function() junit.report("out/*.xml") end).raises("junit_tests_failed")
   end)
@@ -40,6 +42,12 @@ describe("junit.report", function()
     fs.write("out/many.xml", "<testsuite>" .. ('<testcase name="t"><failure/></testcase>'):rep(30) .. "</testsuite>")
     expect(junit.report("out/many.xml", { fail_on = "never" }).failures).has_length(10)
     expect(function() junit.report("out/many.xml") end).raises("t, ...")
+  end)
+
+  it("keeps the reports of several patterns in one artifact", function()
+    fs.write("other.xml", GOOD)
+    junit.report({ paths = { "out/*.xml", "other.xml" }, keep = "reports.zip" })
+    expect(function() artifact.save({ path = "other.xml", name = "reports.zip" }) end).raises("reports.zip")
   end)
 
   it("refuses what is no report, and a pattern without files", function()

@@ -21,8 +21,10 @@ describe("notify.webhook", function()
 
   it("signs what it sends, with keys of any length", function()
     -- Made with openssl dgst -sha256 -hmac.
-    expect(signed("SHORT", "the key of a hook")).equals("sha256=c9aad55f0287733e797782c81281ce657d4b1d6582b733182ac08230b032af2b")
-    expect(signed("LONG", ("long key "):rep(20))).equals("sha256=3888c38eb6f49f7a0e12d168eb0ed45bad8dbcd8d5ede7572836fa6134f54e40")
+    expect(signed("SHORT", "the key of a hook"))
+      .equals("sha256=c9aad55f0287733e797782c81281ce657d4b1d6582b733182ac08230b032af2b")
+    expect(signed("LONG", ("long key "):rep(20)))
+      .equals("sha256=3888c38eb6f49f7a0e12d168eb0ed45bad8dbcd8d5ede7572836fa6134f54e40")
     expect(asked[1].body).equals('"x"')
   end)
 
@@ -45,7 +47,9 @@ end)
 
 describe("notify.email", function()
   local function send(more)
-    local given = { host = "mail.example.org", from = "ci@example.org", to = "a@example.org", subject = "s", text = "t" }
+    local given = {
+      host = "mail.example.org", from = "ci@example.org", to = "a@example.org", subject = "s", text = "t",
+    }
     for name, value in pairs(more) do
       given[name] = value
     end

@@ -62,6 +62,12 @@ BEGIN
             'request_invalid', format('a burst is 1 to 1,000,000 requests, not %s', http_limit_set.burst)
         );
     END IF;
+    IF (SELECT count(*) FROM moonyard.http_limits AS known WHERE known.host <> clean) >= 1000 THEN
+        PERFORM moonyard.refuse(
+            'request_invalid', 'there are 1,000 limits, and no more are taken: each runner hears of all of them',
+            'A pattern such as *.example.org stands for many hosts.'
+        );
+    END IF;
     INSERT INTO moonyard.http_limits AS known (host, rate, interval_seconds, burst, set_by)
     VALUES (
         clean, parts[1] || '/' || parts[2], least(1 / per_second, 86400),

@@ -144,6 +144,10 @@ SELECT 'schedules', CASE WHEN count(*) > 0 THEN 'worry' ELSE 'ok' END,
     coalesce(string_agg(name || ' failed: ' || (error ->> 'message'), '; ' ORDER BY name), 'none failed the last time')
 FROM moonyard.schedules WHERE error IS NOT NULL
 UNION ALL
+SELECT 'secrets', CASE WHEN count(*) > 0 THEN 'worry' ELSE 'ok' END,
+    count(*) || ' were sent in plain by a runner in the last day' || CASE WHEN count(*) > 0 THEN ': inspect.audit' ELSE '' END
+FROM moonyard.audit WHERE action = 'send secret in plain' AND at > now() - interval '1 day'
+UNION ALL
 SELECT 'transactions', CASE WHEN age > interval '1 minute' THEN 'worry' ELSE 'ok' END,
     CASE WHEN age IS NULL THEN 'none is open'
         ELSE 'the oldest is open for ' || inspect.duration(age) || ' (pid ' || pid || ', ' || application_name || ')' END

@@ -71,6 +71,7 @@ ALTER TABLE moonyard.attempts ADD COLUMN secret_versions uuid[], ADD COLUMN secr
 COMMENT ON COLUMN moonyard.attempts.secret_versions IS 'What was delivered to it; NULL for nothing. Its events are looked through for these before they are stored.';
 COMMENT ON COLUMN moonyard.attempts.secret_requests IS 'How often it asked for a secret.';
 
+CREATE INDEX audit_of_leaks ON moonyard.audit (at) WHERE action = 'send secret in plain';
 CREATE INDEX audit_of_deliveries ON moonyard.audit (id) WHERE action IN ('deliver secret', 'refuse secret');
 
 -- Functions ------------------------------------------------------------------------------------------------------
