@@ -29,7 +29,7 @@ class Mailbox:
         """Recipients of the envelope, and the message."""
         self.logins: list[bytes] = []
 
-    async def handle_RCPT(  # noqa: N802, PLR0917  # aiosmtpd's name and arguments
+    async def handle_RCPT(  # noqa: N802  # aiosmtpd's name and arguments
         self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
     ) -> str:
         if address.startswith("nobody@"):

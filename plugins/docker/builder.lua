@@ -1,7 +1,8 @@
 -- builder: runs buildah in a container of the plugin's. It guarantees:
 --   * layers, and the file that logins are kept in, are in that container alone, and gone with it;
 --   * a password is on the stdin of `buildah login`, and in no argument and no variable;
---   * what a Containerfile runs has no more rights than any command of the job: it is only in another root folder.
+--   * what a Containerfile runs has no more rights than any command of the job. It is in another root folder, which is
+--     no wall for root: `docker.push` is for builds that the logins are to be kept from.
 
 local builder = {}
 
@@ -37,7 +38,8 @@ function builder.run(call, code, words, options)
   -- Overlays do not stand on overlays. The image's own settings count where only the environment says so.
   local ran = process.run({
     command = "buildah", args = table.move(words, 1, #words, 2, { "--storage-driver=vfs" }), env = ENVIRONMENT,
-    check = false, timeout = options.timeout, stdin = options.stdin, stdout = options.stdout or "debug", stderr = options.stderr or "debug",
+    check = false, timeout = options.timeout, stdin = options.stdin,
+    stdout = options.stdout or "debug", stderr = options.stderr or "debug",
   })
   if not ran.ok then
     local said = ran.stderr:match("([^\n]+)\n*$") or ran.stdout:match("([^\n]+)\n*$") or "no reason is known"

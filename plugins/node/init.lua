@@ -108,8 +108,8 @@ plugin.operation("run", {
 end)
 
 plugin.operation("test", {
-  description = "Runs node's own test runner (node 20 or later), stores each test, and raises with the names of those " ..
-    "that failed. A project with another one runs that by node.run, and its report goes to the plugin `junit`.",
+  description = "Runs node's own test runner (node 20 or later), stores each test, and raises with the names of " ..
+    "those that failed. A project with another one runs that by node.run, and its report goes to the plugin `junit`.",
   arguments = arguments_with({
     files = {
       type = "list", length_minimum = 1, length_maximum = 500, items = { type = "string", pattern = "[^%-].*" },

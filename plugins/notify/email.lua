@@ -161,9 +161,8 @@ return function(arguments)
   end
   table.sort(refused)
   if told.sent == 0 then
-    plugin.fail(
-      "refused", ("%s: %s:%d took no recipient: %s"):format(CALL, message.host, message.port, table.concat(refused, "; "))
-    )
+    local listed = table.concat(refused, "; ")
+    plugin.fail("refused", ("%s: %s:%d took no recipient: %s"):format(CALL, message.host, message.port, listed))
   end
   for _, one in ipairs(refused) do
     log.warn(CALL .. ": not sent to " .. one)

@@ -255,7 +255,8 @@ plugin.operation("build", {
   local name = ran.stdout:match("Created wheel for [^\n]*filename=(%S+)") or ran.stdout:match("([^%s/]+%.whl)")
   if not name or not fs.exists(arguments.out .. "/" .. name) then
     plugin.fail(
-      "no_wheel", call .. ": pip made no wheel of `" .. arguments.path .. "`", "Its output is in the log at level debug."
+      "no_wheel", call .. ": pip made no wheel of `" .. arguments.path .. "`",
+      "Its output is in the log at level debug."
     )
   end
   log.info(call .. ": " .. arguments.out .. "/" .. name)

@@ -91,7 +91,8 @@ function client.webhook(call, webhook, message)
   local url = webhook:reveal()
   if not url:find("^https?://[^%s]+$") then
     plugin.fail(
-      "argument_invalid", call .. ": the secret in `webhook` is no URL", "Slack shows it whole: https://hooks.slack.com/..."
+      "argument_invalid", call .. ": the secret in `webhook` is no URL",
+      "Slack shows it whole: https://hooks.slack.com/..."
     )
   end
   local answer = send(call, { url = url, method = "POST", json = message }, url)

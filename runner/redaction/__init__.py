@@ -1,7 +1,7 @@
 """What a job's output, log, errors, command lines and names are not to show, taken out before they leave the runner.
 
     command's stdout ─┐                          ┌─ delivered secrets: value and lines, in their usual encodings
-    command's stderr ─┼─ Stream ── whole lines ──┤      (``forms``), found by one scan (``schema.scanning``), then looked at
+    command's stderr ─┼─ Stream ── whole lines ──┤      (``forms``), found by a scan (``schema.scanning``) and looked at
     service's output ─┘                          └─ what looks like a credential (``credentials``)
     log calls, errors, argv, names ── Redaction.text
 

@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from schema.scanning import ExpressionInvalid, Scanner
 from schema.errors import MoonyardError
+from schema.scanning import ExpressionInvalid, Scanner
 
 REACH_BYTES: Final = 8 * 1024
 """None is longer, but for a private key, which is told line by line."""

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from runner.redaction.forms import ALONE, PIECE_HEX, Form
-from schema.scanning import Literals
 from runner.redaction.spans import Span
+from schema.scanning import Literals
 
 SEED_BYTES: Final = 8
 """Of a broken form, so much is scanned for, at places so near to each other that each piece that counts has one."""

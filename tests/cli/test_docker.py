@@ -76,7 +76,7 @@ class Registry(msgspec.Struct, frozen=True):
 @pytest.fixture
 async def registry(tmp_path: Path, unused_port: int) -> AsyncGenerator[Registry]:
     hashing = ["perl", "-e", "print crypt($ARGV[0], q($2y$05$abcdefghijklmnopqrstuu))", PASSWORD]
-    hashed = subprocess.run(hashing, check=True, capture_output=True, text=True).stdout
+    hashed = (await anyio.run_process(hashing)).stdout.decode()
     (tmp_path / "htpasswd").write_text(f"{USER}:{hashed}\n", encoding="utf-8")
     config = tmp_path / "registry.yml"
     config.write_text(CONFIG.format(folder=tmp_path, port=unused_port), encoding="utf-8")
@@ -123,7 +123,8 @@ FROM base AS later
 RUN false
 ]])
 local made = docker.build({
-  context = "app", target = "base", args = { LEVEL = "high" }, labels = { team = "a=b", build = 7 }, archive = "app.tar",
+  context = "app", target = "base", args = { LEVEL = "high" }, labels = { team = "a=b", build = 7 },
+  archive = "app.tar",
   push = { place .. "/app:1.4.2", place .. "/app:latest" }, logins = logins, tls_verify = false,
 })
 log.info(made.digest, #made.id)
@@ -151,7 +152,8 @@ fs.write("Containerfile", "FROM scratch\nCOPY hello /hello\n")
 fs.write("hello", "hello")
 fs.write("broken", "FROM scratch\nCOPY nothing /\n")
 local push = { place .. "/app:1" }
-log.info(try(docker.build, { push = push, logins = { { registry = place, user = "me", password = password } }, tls_verify = false }))
+local stranger = { { registry = place, user = "me", password = password } }
+log.info(try(docker.build, { push = push, logins = stranger, tls_verify = false }))
 log.info(try(docker.build, { push = push, tls_verify = false }))
 log.info(try(docker.build, { push = push, logins = logins }))
 log.info(try(docker.build, { file = "broken", archive = "a.tar" }))

@@ -13,7 +13,6 @@ import pytest
 from tests.cli.command import Printed
 from tests.cli.conftest import Runner
 
-NPM = Path("/usr/lib/node_modules/npm")
 PACKAGE = """{
   "name": "app", "version": "1.0.0",
   "scripts": { "greet": "node greet.js", "break": "exit 3" },
@@ -52,10 +51,11 @@ end }} }} }}
 
 
 @pytest.fixture(scope="module")
-def node_map(image_map: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
-    """An image with node and npm, and an image map that names it."""
-    node = shutil.which("node")
-    if node is None or not NPM.is_dir():
+def node_map(image_map: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """An image with node and npm, and the settings file with an image map that names it."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    folder = Path(npm or "/").resolve().parent.parent
+    if node is None or not (folder / "node_modules").is_dir():
         pytest.skip("this machine has no node with npm")
     name, made = f"localhost/moonyard-test/node-{secrets.token_hex(4)}", f"moonyard-test-node-{secrets.token_hex(4)}"
 
@@ -65,29 +65,27 @@ def node_map(image_map: dict[str, str], tmp_path_factory: pytest.TempPathFactory
     podman("create", "--name", made, image_map["docker.io/library/python:3.11"])
     try:
         podman("cp", node, f"{made}:/usr/local/bin/node")
-        podman("cp", str(NPM), f"{made}:/usr/local/lib/npm")
-        npm = tmp_path_factory.mktemp("npm") / "npm"
-        npm.write_text('#!/bin/sh\nexec node /usr/local/lib/npm/bin/npm-cli.js "$@"\n', encoding="utf-8")
-        npm.chmod(0o755)
-        podman("cp", str(npm), f"{made}:/usr/local/bin/npm")
+        podman("cp", str(folder), f"{made}:/usr/local/lib/npm")
+        program = tmp_path_factory.mktemp("npm") / "npm"
+        program.write_text('#!/bin/sh\nexec node /usr/local/lib/npm/bin/npm-cli.js "$@"\n', encoding="utf-8")
+        program.chmod(0o755)
+        podman("cp", str(program), f"{made}:/usr/local/bin/npm")
         podman("commit", "--quiet", made, name)
     finally:
         podman("rm", made)
-    path = tmp_path_factory.mktemp("node") / "images.toml"
     lines = "".join(f'"{one}" = "{other}"\n' for one, other in image_map.items())
-    path.write_text(f'[image_map]\n{lines}"docker.io/library/node:22" = "{name}"\n', encoding="utf-8")
-    yield path
+    yield f'[image_map]\n{lines}"docker.io/library/node:22" = "{name}"\n'
     podman("rmi", name)
 
 
-async def told(run: Runner, node_map: Path, body: str) -> Printed:
-    (run.folder / "moonyard.toml").write_text(node_map.read_text(encoding="utf-8"), encoding="utf-8")
+async def told(run: Runner, node_map: str, body: str) -> Printed:
+    (run.folder / "moonyard.toml").write_text(node_map, encoding="utf-8")
     printed = await run(LUA.format(package=PACKAGE, lock=LOCK, tests=TESTS, body=body), "-v")
     assert printed.code == 0, printed.stdout[-3000:] + printed.stderr
     return printed
 
 
-async def test_packages_are_installed_scripts_run_and_tests_told_by_name(run: Runner, node_map: Path) -> None:
+async def test_packages_are_installed_scripts_run_and_tests_told_by_name(run: Runner, node_map: str) -> None:
     printed = await told(
         run,
         node_map,

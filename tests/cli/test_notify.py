@@ -89,7 +89,9 @@ async def test_a_server_that_is_not_trusted_or_refuses_gets_nothing(
             run,
             f"""
 local function send(more)
-  local given = {{ host = "{HOST}", port = {unused_port}, from = "ci@example.org", to = "a@example.org", subject = "s", text = "t" }}
+  local given = {{
+    host = "{HOST}", port = {unused_port}, from = "ci@example.org", to = "a@example.org", subject = "s", text = "t",
+  }}
   for name, value in pairs(more) do given[name] = value end
   log.info(try(notify.email, given))
 end
@@ -159,9 +161,10 @@ async def test_a_webhook_is_signed_tried_again_and_its_refusals_are_told(run: Ru
             run,
             f"""
 local url = "{url}"
-local done = notify.webhook(url .. "/hook", {{ state = "succeeded", text = "grün" }}, {{ secret = secret.get("HOOK_KEY") }})
+local key = secret.get("HOOK_KEY")
+local done = notify.webhook(url .. "/hook", {{ state = "succeeded", text = "grün" }}, {{ secret = key }})
 log.info(done.status, done.body)
-log.info(try(notify.webhook, url .. "/gone", {{ token = secret.get("HOOK_KEY") }}, {{ headers = {{ ["X-Team"] = "a" }} }}))
+log.info(try(notify.webhook, url .. "/gone", {{ token = key }}, {{ headers = {{ ["X-Team"] = "a" }} }}))
 log.info(try(notify.webhook, secret.get("HOOK_URL"), {{ 1 }}))
 log.info(try(notify.webhook, "http://127.0.0.1:1/", {{ 1 }}, {{ retries = 0 }}))
 log.info(try(notify.webhook, "ftp://127.0.0.1/", {{ 1 }}))

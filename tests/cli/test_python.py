@@ -21,12 +21,21 @@ import zipfile
 def build_wheel(directory, settings=None, metadata=None):
     with zipfile.ZipFile(directory + "/app-1.4.2-py3-none-any.whl", "w") as packed:
         packed.writestr("app.py", "name = 'app'")
-        packed.writestr("app-1.4.2.dist-info/METADATA", "Metadata-Version: 2.1\\nName: app\\nVersion: 1.4.2\\n")
-        packed.writestr("app-1.4.2.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-        packed.writestr("app-1.4.2.dist-info/RECORD", "")
+        info = "app-1.4.2.dist-info/"
+        packed.writestr(info + "METADATA", "Metadata-Version: 2.1\\nName: app\\nVersion: 1.4.2\\n")
+        packed.writestr(info + "WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        packed.writestr(info + "RECORD", "")
     return "app-1.4.2-py3-none-any.whl"
 """
-PROJECT = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n[project]\nname = "app"\nversion = "1.4.2"\n'
+PROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "app"
+version = "1.4.2"
+"""
 TESTS = """
 import os, pytest
 def test_good(): assert os.environ["LEVEL"] == "high"
@@ -102,7 +111,8 @@ log.info(try(python.install, with({ packages = { "nosuch" } })):match("^[%w_]+")
 log.info(try(python.install, with({ packages = { "--index-url=http://127.0.0.1" } })):match("^[%w_]+"))
 log.info(try(python.install, with({ packages = { "greeting" }, version = "3.10" })))
 log.info(try(python.venv, { venv = "../out" }):match("^[%w_]+"))
-log.info(try(python.run, { args = { "-c", "exit(3)" } }):match("^[%w_]+"), python.run({ args = { "-c", "exit(3)" }, check = false }).code)
+local bad = { "-c", "exit(3)" }
+log.info(try(python.run, { args = bad }):match("^[%w_]+"), python.run({ args = bad, check = false }).code)
 """,
     )
     said = [
