@@ -94,9 +94,9 @@ def measured(plan: Plan, *, quick: bool) -> Report:
         quick=quick,
         how=(
             f"{plan.rounds} rounds, each: {plan.scan_bytes / 1e6:.0f} MB of log lines in chunks of "
-            f"{CHUNK_BYTES // 1024} KiB by the redaction alone, with {SECRETS} secrets and with none; and a job on each "
-            f"of two installations, whose command writes {plan.blocks} MB: on one it got {SECRETS} secrets, the other "
-            "looks for nothing"
+            f"{CHUNK_BYTES // 1024} KiB by the redaction alone, with {SECRETS} secrets and with none; and a job on "
+            f"each of two installations, whose command writes {plan.blocks} MB: on one it got {SECRETS} secrets, the "
+            "other looks for nothing"
         ),
         notes={
             "mb_per_s_100_secrets": "of one core's time, with the credentials that are looked for by default",

@@ -28,8 +28,8 @@ STRIP_MAXIMUM: Final = 100
 
 class CreateArguments(msgspec.Struct, frozen=True, kw_only=True):
     path: str
-    """Where it is written; its ending names the format: `.tar`, `.tar.gz`, `.tgz`, `.tar.xz`, `.txz`, `.tar.zst`, `.tzst`,
-    `.zip`."""
+    """Where it is written; its ending names the format: `.tar`, `.tar.gz`, `.tgz`, `.tar.xz`, `.txz`, `.tar.zst`,
+    `.tzst`, `.zip`."""
     source: str = msgspec.field(name="from", default=".")
     """The folder whose files it gets, or one file; by default the workspace."""
     include: list[str] = []

@@ -142,8 +142,8 @@ class Web:
             if target.origin() != url.origin():
                 if body is not None and request.is_body_private:
                     raise RequestFailed(
-                        f"{request.call}: {shown(url)} redirects to {shown(target)}, another place, and the body holds a "
-                        "secret: it is not sent there",
+                        f"{request.call}: {shown(url)} redirects to {shown(target)}, another place, and the body holds "
+                        "a secret: it is not sent there",
                         hint="Send the request there at once, if that place may have it.",
                     )
                 headers = [
