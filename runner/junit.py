@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import IO, Final
 from xml.etree.ElementTree import Element, ParseError
 
@@ -36,16 +36,17 @@ class ReportInvalid(MoonyardError):
     code = "report_invalid"
 
 
-def read(file: IO[bytes], size: int, path: str, check: Check) -> list[ReportedTest]:
+def read(file: IO[bytes], size: int, path: str, check: Check, shown: Callable[[str], str] = str) -> list[ReportedTest]:
     """Give a report's tests, in its order.
 
     :param path: for messages.
+    :param shown: gives a text as it may be shown: before it is cut, for a secret that is cut is not found any more.
     :raises ReportInvalid: when it is none.
     """
     if size > BYTES_MAXIMUM:
         raise ReportInvalid(f"`{path}` has {size} bytes, and a test report at most {BYTES_MAXIMUM} (64 MiB)")
     try:
-        return list(_tests(file, path, check))
+        return list(_tests(file, path, check, shown))
     except ParseError as error:
         raise ReportInvalid(
             f"`{path}` is no XML: {error}", hint="Does the program write JUnit's XML, and was it written to its end?"
@@ -56,7 +57,7 @@ def read(file: IO[bytes], size: int, path: str, check: Check) -> list[ReportedTe
         raise ReportInvalid(f"`{path}` cannot be read as XML: {error}") from error
 
 
-def _tests(file: IO[bytes], path: str, check: Check) -> Generator[ReportedTest]:
+def _tests(file: IO[bytes], path: str, check: Check, shown: Callable[[str], str]) -> Generator[ReportedTest]:
     suites: list[str] = []
     depth = count = 0
     is_report = False
@@ -82,7 +83,7 @@ def _tests(file: IO[bytes], path: str, check: Check) -> Generator[ReportedTest]:
             count += 1
             if count > TESTS_MAXIMUM:
                 raise ReportInvalid(f"`{path}` has more than {TESTS_MAXIMUM} tests")
-            yield _test(element, suites)
+            yield _test(element, suites, shown)
         if tag in {"testcase", "testsuite", "properties", "system-out", "system-err"}:
             element.clear()
     if not is_report:
@@ -101,7 +102,7 @@ class Checked:
         return self._file.read(size)
 
 
-def _test(element: Element, suites: list[str]) -> ReportedTest:
+def _test(element: Element, suites: list[str], shown: Callable[[str], str]) -> ReportedTest:
     state: TestState = "passed"
     message: str | None = None
     for inner in element:
@@ -109,11 +110,14 @@ def _test(element: Element, suites: list[str]) -> ReportedTest:
         if found is not None and (state == "passed" or found != "skipped"):
             state = found
             told = [part for part in (inner.get("message"), inner.text) if part and part.strip()]
-            message = _cut("\n".join(dict.fromkeys(told)).strip(), MESSAGE_LENGTH_MAXIMUM) or inner.get("type")
+            message = (
+                _cut(shown("\n".join(dict.fromkeys(told) or [inner.get("type") or ""]).strip()), MESSAGE_LENGTH_MAXIMUM)
+                or None
+            )
     suite = element.get("classname") or " / ".join(name for name in suites if name)
     return ReportedTest(
-        suite=_cut(suite, NAME_LENGTH_MAXIMUM),
-        name=_cut(element.get("name") or "(without a name)", NAME_LENGTH_MAXIMUM),
+        suite=_cut(shown(suite), NAME_LENGTH_MAXIMUM),
+        name=_cut(shown(element.get("name") or "(without a name)"), NAME_LENGTH_MAXIMUM),
         state=state,
         duration=_seconds(element.get("time")),
         message=message,

@@ -188,9 +188,8 @@ async def test_report(job: JobContext, call: Call) -> Value:
         raise ArgumentInvalid(f"{REPORT}: `path` names {len(paths)} files, and at most {REPORTS_MAXIMUM} are read")
     tests: list[ReportedTest] = []
     for path in paths:
-        read = await file_work.run(REPORT, lambda check, path=path: _read_report(job.workspace, path, check))
-        shown = [_redacted(job, test) for test in read]
-        await job.artifacts.report(call.stage, path, shown)
+        read = await file_work.run(REPORT, lambda check, path=path: _read_report(job, path, check))
+        await job.artifacts.report(call.stage, job.stream.redaction.text(path), read)
         tests += read
     counts = {state: sum(test.state == state for test in tests) for state in ("passed", "failed", "error", "skipped")}
     duration = round(sum(test.duration or 0.0 for test in tests), 6)
@@ -324,15 +323,9 @@ def _copy(file: IO[bytes], workspace: Path, to: str, check: Check) -> None:
             target.write(data)
 
 
-def _read_report(workspace: Path, path: str, check: Check) -> list[ReportedTest]:
-    with files.reading(workspace, path) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
-        return junit.read(file, os.fstat(descriptor).st_size, path, check)
-
-
-def _redacted(job: JobContext, test: ReportedTest) -> ReportedTest:
-    redaction = job.stream.redaction
-    suite, name, message = redaction.words([test.suite, test.name, test.message or ""])
-    return msgspec.structs.replace(test, suite=suite, name=name, message=message or None)
+def _read_report(job: JobContext, path: str, check: Check) -> list[ReportedTest]:
+    with files.reading(job.workspace, path) as descriptor, os.fdopen(os.dup(descriptor), "rb") as file:
+        return junit.read(file, os.fstat(descriptor).st_size, path, check, job.stream.redaction.text)
 
 
 def _given(call: Call) -> Value:

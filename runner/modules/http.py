@@ -401,7 +401,7 @@ async def _kept_private(job: JobContext, call: Call, asked: Request) -> Request:
 
 def _refused(redaction: Redaction, asked: Request, answer: Answer) -> StatusRefused:
     # Servers repeat what they were sent; cut in two, a secret would not be found any more.
-    said = redaction.data(answer.body[: SHOWN_BODY_LENGTH * 4]).decode("utf-8", errors="replace").strip()
+    said = redaction.data(answer.body).decode("utf-8", errors="replace").strip()
     line = " ".join(said.split())[:SHOWN_BODY_LENGTH]
     is_page = "html" in answer.headers.get("content-type", "")
     return StatusRefused(

@@ -113,6 +113,10 @@ class CapturedOutput:
         else:
             await self._tell(stream, self._splitters[stream].feed(shown))
 
+    def is_cut(self, stream: Literal["stdout", "stderr"]) -> bool:
+        """Tell whether more was written than is kept."""
+        return self._capture_bytes < self._written[stream]
+
     async def finish(self) -> None:
         for stream in ("stdout", "stderr"):
             if self._levels[stream] != "off":
@@ -302,7 +306,11 @@ def _failure(
         how = f"was killed by {result.signal}"
     else:
         how = f"exited with code {result.code}"
-    stderr = redaction.data(output.captured("stderr")).decode("utf-8", errors="replace").strip().splitlines()
+    # Of what was cut, the last line is not whole: a secret in it would not be found.
+    captured = output.captured("stderr")
+    if output.is_cut("stderr"):
+        captured = captured[: captured.rfind(b"\n") + 1]
+    stderr = redaction.data(captured).decode("utf-8", errors="replace").strip().splitlines()
     return CommandFailed(
         f"command `{command_text(redaction, command.argv)}` {how} (in container {image})"
         + (f": {stderr[-1][:COMMAND_TEXT_MAXIMUM]}" if stderr else ""),

@@ -22,6 +22,8 @@ from schema.errors import MoonyardError
 PATTERN_BYTES_MAXIMUM: Final = 16 * 1024
 TEXT_BYTES_MAXIMUM: Final = 16 * 1024 * 1024
 MATCHES_MAXIMUM: Final = 100_000
+GROUPS_MAXIMUM: Final = 100
+"""What a look costs grows with them."""
 RESULT_BYTES_MAXIMUM: Final = 16 * 1024 * 1024
 PROGRAM_BYTES_MAXIMUM: Final = 8 * 1024 * 1024
 """What a pattern may need when it is compiled, and while it is matched."""
@@ -104,6 +106,12 @@ class _Pattern:
         finally:
             library.purge()  # it would keep a hundred of them, with what each needed
         self.group_count: int = self._compiled.groups
+        if self.group_count > GROUPS_MAXIMUM:
+            raise ArgumentInvalid(
+                f"{call}: `pattern` has {self.group_count} groups, and at most {GROUPS_MAXIMUM} are taken",
+                hint="`(?:...)` is a group that is not counted.",
+            )
+        self._told_bytes = 0
         self.names: dict[str, int] = {
             name.decode() if isinstance(name, bytes) else name: group
             for name, group in self._compiled.groupindex.items()
@@ -143,6 +151,14 @@ class _Pattern:
         match = self._compiled.search(self.text, at)
         return None if match is None else [match.span(group) for group in range(self._compiled.groups + 1)]
 
+    def check_size(self, size: int) -> None:
+        """Refuse a result before it is made.
+
+        :raises ArgumentInvalid: when it is larger than it may be.
+        """
+        if size > RESULT_BYTES_MAXIMUM:
+            raise ArgumentInvalid(f"{self._call}: the result is larger than {RESULT_BYTES_MAXIMUM} bytes (16 MiB)")
+
     def _step(self, at: int) -> int:
         """Give how long the character is that begins there: after a match of nothing the next is looked for behind."""
         if not self._is_text or at >= len(self.text):
@@ -151,7 +167,14 @@ class _Pattern:
         return 1 if lead < 0xC0 else 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
 
     def told(self, spans: list[tuple[int, int]]) -> Value:
-        """Give a match as Lua has it."""
+        """Give a match as Lua has it.
+
+        :raises ArgumentInvalid: when all that were told are larger together than a result may be. Groups may hold the
+            same text again and again.
+        """
+        named = dict.fromkeys(self.names.values(), 2)
+        self._told_bytes += sum((end - begin) * named.get(group, 1) for group, (begin, end) in enumerate(spans))
+        self.check_size(self._told_bytes)
         groups: dict[Any, Value] = {
             group: self.text[begin:end] for group, (begin, end) in enumerate(spans) if group and begin >= 0
         }
@@ -194,14 +217,20 @@ def _replace(arguments: ReplaceArguments) -> Value:
     size = at = count = 0
     for spans in pattern.all(_limit("regex.replace", "count", arguments.count)):
         begin, end = spans[0]
+        size += (
+            begin
+            - at
+            + sum(
+                len(part) if isinstance(part, bytes) else max(spans[part][1], 0) - max(spans[part][0], 0)
+                for part in parts
+            )
+        )
+        pattern.check_size(size)
         piece = pattern.text[at:begin] + b"".join(
             part if isinstance(part, bytes) else pattern.text[max(spans[part][0], 0) : max(spans[part][1], 0)]
             for part in parts
         )
         pieces.append(piece)
-        size += len(piece)
-        if size > RESULT_BYTES_MAXIMUM:
-            raise ArgumentInvalid(f"regex.replace: the result is larger than {RESULT_BYTES_MAXIMUM} bytes (16 MiB)")
         at, count = end, count + 1
     return {"text": b"".join(pieces) + pattern.text[at:], "count": count}
 

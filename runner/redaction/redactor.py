@@ -91,6 +91,7 @@ class Redaction:
         """Take it out of an error, with all its causes."""
         return msgspec.structs.replace(
             info,
+            code=self.text(info.code),  # a script may choose it
             message=self.text(info.message),
             where=None if info.where is None else self.text(info.where),
             hint=None if info.hint is None else self.text(info.hint),

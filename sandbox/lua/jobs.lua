@@ -9,7 +9,7 @@
 
 local call, raise, current = ...
 
-local type, next, tostring, setmetatable = type, next, tostring, setmetatable
+local type, next, tostring, getmetatable, setmetatable = type, next, tostring, getmetatable, setmetatable
 
 local function facts_of(name)
   local facts = current()
@@ -33,19 +33,37 @@ local function check_name(name, of)
   end
 end
 
-local job_type = {
-  __name = "job",
-  __metatable = "job",
-  __index = function(_, key)
-    return facts_of("job")[key]
-  end,
-  __newindex = function(_, key)
-    raise("argument_invalid", "job: `" .. tostring(key) .. "` cannot be set", "job.output(name, value) tells results.")
-  end,
-  __pairs = function()
-    return next, facts_of("job"), nil
-  end,
-}
+local function copied(value)
+  if type(value) ~= "table" or getmetatable(value) then -- `json.null` is itself
+    return value
+  end
+  local copy = {}
+  for key, inner in next, value do
+    copy[key] = copied(inner)
+  end
+  return copy
+end
+
+-- A plugin has tables of its own: what it does to them changes nothing for the pipeline.
+local function type_for(plugin)
+  return {
+    __name = "job",
+    __metatable = "job",
+    __index = function(_, key)
+      local value = facts_of("job")[key]
+      return plugin and copied(value) or value
+    end,
+    __newindex = function(_, key)
+      raise(
+        "argument_invalid", "job: `" .. tostring(key) .. "` cannot be set", "job.output(name, value) tells results."
+      )
+    end,
+    -- Of a copy: what `pairs` gives is no way to the table itself.
+    __pairs = function()
+      return next, copied(facts_of("job")), nil
+    end,
+  }
+end
 
 return {
   names = { "env", "job" },
@@ -57,9 +75,9 @@ return {
     end
     return facts
   end,
-  build = function()
+  build = function(plugin)
     return {
-      job = setmetatable({}, job_type),
+      job = setmetatable({}, type_for(plugin)),
       env = {
         get = function(name, default)
           check_name(name, "env.get")

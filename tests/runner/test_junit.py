@@ -112,3 +112,11 @@ def test_whatever_the_bytes_are_it_is_a_report_or_none(data: bytes):
     # Anything else that it raised would be a defect.
     with contextlib.suppress(ReportInvalid):
         assert all(isinstance(test, ReportedTest) for test in read(data))
+
+
+def test_what_may_not_be_seen_is_taken_out_before_a_text_is_cut():
+    secret = "Zq7-correct-horse"
+    message = "x" * (junit.MESSAGE_LENGTH_MAXIMUM - 8) + secret
+    text = f'<testsuite><testcase name="a"><failure message="{message}"/></testcase></testsuite>'.encode()
+    [test] = junit.read(io.BytesIO(text), len(text), "r.xml", lambda: None, lambda shown: shown.replace(secret, "-"))
+    assert test.message == "x" * (junit.MESSAGE_LENGTH_MAXIMUM - 8) + "-"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -126,3 +128,25 @@ def test_matches_are_those_of_another_engine(text: str, pattern: str):
     assert found == [place for place in expected if place[1] >= place[0] or place[1] not in behind] or (
         [place for place in found if place[1] >= place[0]] == [place for place in expected if place[1] >= place[0]]
     )
+
+
+@pytest.mark.parametrize(
+    ("made", "peak_bytes"),
+    [
+        (lambda: match("b" + "a" * 1_000_000, "b" + "(" * 50 + "a*" + ")" * 50), 8_000_000),
+        (lambda: replaced("a" * 1_000_000, "a+", "$0" * 200), 8_000_000),
+    ],
+)
+def test_a_result_that_is_too_large_is_refused_before_it_is_made(made: Callable[[], object], peak_bytes: int):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArgumentInvalid, match="the result is larger than 16777216 bytes"):
+            made()
+        assert tracemalloc.get_traced_memory()[1] < peak_bytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_pattern_with_very_many_groups_is_refused():
+    with pytest.raises(ArgumentInvalid, match="101 groups, and at most 100"):
+        match("a", "(a)?" * 101)

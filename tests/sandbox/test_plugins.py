@@ -243,7 +243,7 @@ async def test_a_description_has_all_that_is_declared() -> None:
 async def test_what_ships_is_described_in_full() -> None:
     async with WarmParent.start() as parent:
         for one in plugins.shipped().values():
-            found = await loading.describe(parent, one)
+            found = await loading.describe(parent, one, plugins.shipped())
             for name, declared in found.operations.items():
                 assert declared.example, f"{one.name}.{name} has no example"
                 for argument, spec in [*declared.arguments.items(), *declared.gives.items()]:
@@ -306,6 +306,21 @@ async def test_neither_can_change_the_others_globals_modules_or_libraries() -> N
     """
     host = await run(body, plugin(init=steady))
     assert host.lines == ["Xab2nil"]
+
+
+async def test_a_plugins_job_is_its_own_to_change_and_the_pipelines_stays_as_it_is() -> None:
+    init = operation(
+        """
+    for name, value in pairs(job) do if type(value) == "table" then value.mark = name end end
+    job.inputs.mark = "changed"
+    local _, facts = pairs(job)
+    facts.output = nil
+    """,
+        "",
+    )
+    body = "mine.run() log.info(tostring(job.inputs.mark), tostring(job.outputs.mark), type(job.output))"
+    host = await run(body, plugin(init=init, modules=["job"]))
+    assert host.lines == ["nil nil function"]
 
 
 async def test_what_is_done_to_the_table_of_operations_is_seen_by_nobody_else() -> None:
