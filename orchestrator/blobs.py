@@ -8,7 +8,9 @@ An upload that breaks off stays for a while: its runner asks how much is there, 
 replica or another. Whoever takes it up is its writer from then on, and what the request before still sends is refused.
 What nobody takes up is swept.
 
-Chunks are in Postgres, or in an object store; each content remembers where its own are.
+Chunks are in Postgres, or in an object store; each content remembers where its own are. An object has its writer's
+name, and counts only once Postgres took that name down as the chunk's: who is the writer no more can store objects, but
+takes nothing's place.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ REMNANTS_STEP: Final = 100
 class Objects(Protocol):
     """A store of chunks outside of the database: ``orchestrator.object_store``, which is loaded where it is used."""
 
-    async def put(self, blob: UUID, position: int, data: bytes) -> None: ...
-    async def get(self, blob: UUID, position: int) -> bytes: ...
+    async def put(self, blob: UUID, name: str, data: bytes) -> None: ...
+    async def get(self, blob: UUID, name: str) -> bytes: ...
     async def remove(self, blob: UUID) -> None: ...
 
 
@@ -129,20 +131,18 @@ class Blobs:
         return upload
 
     async def _add(self, upload: _Upload, chunk: bytes) -> None:
-        if upload.store == "postgres":
-            row = await self._database.row(sql.CHUNK_ADD, upload.id, upload.position, chunk, upload.writer)
-        else:
-            await self._store().put(upload.id, upload.position, chunk)
-            row = await self._database.row(sql.CHUNK_NOTE, upload.id, upload.position, upload.writer)
-        if row is None:
+        kept = chunk
+        if upload.store != "postgres":
+            name = f"{upload.position:08d}-{upload.writer}"
+            await self._store().put(upload.id, name, chunk)
+            kept = name.encode()
+        if await self._database.row(sql.CHUNK_ADD, upload.id, upload.position, kept, upload.writer) is None:
             raise _taken(str(upload.id))
         upload.note(chunk)
 
     async def _chunk(self, blob: UUID, store: str, position: int) -> bytes:
-        if store == "postgres":
-            data: bytes = await self._database.value(sql.CHUNK_GET, blob, position)
-            return data
-        return await self._store().get(blob, position)
+        kept: bytes = await self._database.value(sql.CHUNK_GET, blob, position)
+        return kept if store == "postgres" else await self._store().get(blob, kept.decode())
 
     def _store(self) -> Objects:
         if self._objects is None:

@@ -1,7 +1,7 @@
 """An S3-compatible store for the chunks of contents, where the setting `artifact_store` names one.
 
-Each chunk is an object of its own, `PREFIX/ID/POSITION`: it is there whole or not at all, and an upload that broke off
-goes on after the last one. What is known of contents is in Postgres all the same.
+Each chunk is an object of its own, `PREFIX/ID/POSITION-WRITER`: it is there whole or not at all, and an upload
+that broke off goes on after the last one. What is known of contents is in Postgres all the same.
 """
 
 from __future__ import annotations
@@ -70,23 +70,23 @@ class ObjectStore:
             retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=RETRY_SECONDS)},
         )
 
-    async def put(self, blob: UUID, position: int, data: bytes) -> None:
+    async def put(self, blob: UUID, name: str, data: bytes) -> None:
         """Store a chunk.
 
         :raises StoreUnavailable: when the store does not take it.
         """
         try:
-            await self._store.put_async(_name(blob, position), data, use_multipart=False)
+            await self._store.put_async(f"{blob}/{name}", data, use_multipart=False)
         except (BaseError, OSError) as error:
             raise self._failed("a chunk could not be stored", error) from error
 
-    async def get(self, blob: UUID, position: int) -> bytes:
+    async def get(self, blob: UUID, name: str) -> bytes:
         """Give a chunk.
 
         :raises StoreUnavailable: when the store does not give it.
         """
         try:
-            found = await self._store.get_async(_name(blob, position))
+            found = await self._store.get_async(f"{blob}/{name}")
             return bytes(await found.bytes_async())
         except (BaseError, OSError) as error:
             raise self._failed("a chunk could not be read", error) from error
@@ -114,7 +114,3 @@ class ObjectStore:
             hint="Is it reachable from the orchestrator, and do its credentials (AWS_ACCESS_KEY_ID, ...) let it "
             "read, write, list and delete there?",
         )
-
-
-def _name(blob: UUID, position: int) -> str:
-    return f"{blob}/{position:08d}"

@@ -30,7 +30,8 @@ WHERE id = $1 AND sha256 IS NULL AND upload_chunks = $3
 RETURNING id
 """
 
-# $1 id, $2 position, $3 data, $4 writer. Nothing where another request has taken the upload over.
+# $1 id, $2 position, $3 data, or the name of the object that has it, $4 writer. Nothing where another request has taken
+# the upload over.
 CHUNK_ADD: Final = """
 WITH ours AS (
     UPDATE moonyard.blobs SET upload_chunks = $2 + 1, created_at = now()
@@ -39,13 +40,6 @@ WITH ours AS (
 )
 INSERT INTO moonyard.blob_chunks (blob_id, position, data) SELECT id, $2, $3 FROM ours
 RETURNING position
-"""
-
-# The same for a chunk that is elsewhere already.
-CHUNK_NOTE: Final = """
-UPDATE moonyard.blobs SET upload_chunks = $2 + 1, created_at = now()
-WHERE id = $1 AND upload_writer = $3 AND upload_chunks = $2
-RETURNING id
 """
 
 CHUNK_GET: Final = "SELECT data FROM moonyard.blob_chunks WHERE blob_id = $1 AND position = $2"

@@ -87,8 +87,11 @@ async def test_a_content_is_in_the_bucket_and_comes_back(installation: Installat
     await save(runner, attempt, CONTENT)
     [row] = await installation.fetch("SELECT id, store FROM moonyard.blobs")
     assert row["store"] == "objects"
-    assert objects(bucket) == [f"contents/{row['id']}/{position:08d}" for position in range(3)]
-    assert await installation.fetch("SELECT FROM moonyard.blob_chunks") == []
+    kept = await installation.fetch(
+        "SELECT convert_from(data, 'UTF8') AS name FROM moonyard.blob_chunks ORDER BY position"
+    )
+    assert objects(bucket) == [f"contents/{row['id']}/{chunk['name']}" for chunk in kept]
+    assert [chunk["name"].partition("-")[0] for chunk in kept] == ["00000000", "00000001", "00000002"]
     assert await download(await installation.client()) == CONTENT
 
 
@@ -130,6 +133,38 @@ async def test_an_upload_that_broke_off_goes_on(installation: Installation, buck
     rest = io.BytesIO(CONTENT[state.size_bytes :])
     await runner.client.put(f"{path}?offset={state.size_bytes}", object, rest, seconds=DEADLINE_SECONDS)
     assert (await runner.client.get(path, BlobState)).is_whole
+
+
+async def test_who_writes_an_upload_no_more_takes_nothings_place(
+    installation: Installation, bucket: Bucket, endpoint: str
+):
+    runner, attempt = await begin(installation, bucket, endpoint)
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    path = f"/v1/runner/blobs/{sha256}"
+    goes_on = anyio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield CONTENT[: blobs.OBJECT_CHUNK_BYTES]
+        await goes_on.wait()
+        yield b"x" * (blobs.OBJECT_CHUNK_BYTES + 1)
+
+    async def put() -> None:
+        with pytest.raises(OrchestratorRefused) as refused:
+            await runner.client.put(path, object, slow(), seconds=DEADLINE_SECONDS)
+        assert refused.value.code == "upload_moved"
+
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(put)
+            while not await installation.fetch("SELECT FROM moonyard.blobs WHERE upload_chunks = 1"):
+                await anyio.lowlevel.checkpoint()
+            rest = io.BytesIO(CONTENT[blobs.OBJECT_CHUNK_BYTES :])
+            offset = f"{path}?offset={blobs.OBJECT_CHUNK_BYTES}"
+            await runner.client.put(offset, object, rest, seconds=DEADLINE_SECONDS)
+            goes_on.set()
+    await save(runner, attempt, CONTENT)
+    assert await download(await installation.client()) == CONTENT
+    assert len(objects(bucket)) == 4  # what nobody counts goes with the content
 
 
 async def test_objects_of_removed_contents_are_removed(installation: Installation, bucket: Bucket, endpoint: str):
