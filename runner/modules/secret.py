@@ -74,6 +74,8 @@ ACCEPTED: Final[Mapping[str, tuple[_Accepted, ...]]] = {
 }
 WRITE: Final = "fs.write"
 WRITE_MODE: Final = "0600"
+OPENED_BYTES_MAXIMUM: Final = 4 * 1024 * 1024
+"""Of all secrets in the arguments of one call."""
 
 
 async def opened(job: JobContext, name: str, call: Call) -> Call:
@@ -116,6 +118,7 @@ class _Opening:
         self._stage = stage
         self._accepted = accepted
         self.places: set[Path] = set()
+        self._size = 0
 
     async def open(self, index: int, value: object, path: Path) -> Any:
         """Give a value with all secrets in it opened that may be."""
@@ -147,6 +150,7 @@ class _Opening:
     async def _value(self, secret: Secret, path: Path, accepted: _Accepted) -> str:
         where = ".".join(path)
         value = b""
+        before = 0
         for part in secret.parts:
             match part:
                 case SecretName(name=name):
@@ -161,6 +165,8 @@ class _Opening:
                     value += part.encode()
                 case bytes():
                     value += part
+            self._size = _checked_size(self._function, self._size, len(value) - before)
+            before = len(value)
         if path not in accepted.data:
             text_of(self._function, where, secret.names, value)
         return value.decode(errors="surrogateescape")
@@ -223,7 +229,20 @@ async def reveal(job: JobContext, call: Call) -> Value:
                 value += part.encode()
             case bytes():
                 value += part
+        _checked_size(REVEAL, 0, len(value))
     return value
+
+
+def _checked_size(function: str, size: int, more: int) -> int:
+    """Count what the secrets of one call come to: a few bytes of Lua's name a large value, as often as it likes.
+
+    :raises ArgumentInvalid: when it is more than a call may bring along by itself.
+    """
+    if size + more > OPENED_BYTES_MAXIMUM:
+        raise ArgumentInvalid(
+            f"{function}: the secrets in its arguments are larger than {OPENED_BYTES_MAXIMUM} bytes together"
+        )
+    return size + more
 
 
 async def _read(job: JobContext, name: str, stage: str) -> bytes:

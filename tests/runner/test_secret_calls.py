@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import anyio
 import pytest
 
 from runner.event_stream import EventStream
+from runner.job_context import Call, JobContext
+from runner.modules import secret
+from runner.modules.arguments import ArgumentInvalid
 from runner.plugin_rights import _secrets
 from runner.secrets import GivenSecrets, JobSecrets
-from sandbox.frames import Value
+from sandbox.frames import Secret, SecretName, Value
 from schema.errors import MoonyardError
 from schema.secrets import SecretDelivery, SecretUse
 
@@ -72,6 +76,27 @@ async def test_one_that_could_not_be_had_is_asked_for_again() -> None:
         await secrets.get("TOKEN", "build")
     store.is_away = False
     assert (await secrets.get("TOKEN", "build")).value == VALUE
+
+
+class Job:
+    """What a call needs of its job here."""
+
+    def __init__(self, secrets: JobSecrets) -> None:
+        self.secrets = secrets
+
+
+@pytest.mark.parametrize("count", [1, 2000])
+async def test_secrets_of_a_call_have_a_size_together(count: int) -> None:
+    store = Asked()
+    store.go_on.set()
+    job = cast("JobContext", Job(JobSecrets(store, stream())))
+    parts = secret.OPENED_BYTES_MAXIMUM // len(VALUE) // count + 1
+    json = [Secret((SecretName("TOKEN"),) * parts) for _ in range(count)]
+    call = Call(
+        stage="build", arguments=["http.post", {"url": "https://example.org", "json": cast("Value", json)}], plugin=None
+    )
+    with pytest.raises(ArgumentInvalid, match="are larger than 4194304 bytes together"):
+        await secret.opened(job, "http.request", call)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "1A", "A" * 101, "build/TOKEN", "../TOKEN", "T\x00"])
