@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +30,8 @@ GIT_SECONDS: Final = 30.0
 FETCH_BYTES_MAXIMUM: Final = 256 * 1024 * 1024
 """Of the file that the fetched objects come in."""
 PROTOCOLS: Final = "https:ssh:git:file"
+LISTING_BYTES_MAXIMUM: Final = 1024 * 1024
+"""Of the names in a commit: a few objects can name the same tree a million times."""
 _BLOCK_BYTES: Final = 512
 """What `ulimit -f` counts in (POSIX)."""
 _LIMITED: Final = f'ulimit -f {FETCH_BYTES_MAXIMUM // _BLOCK_BYTES}; exec "$@"'
@@ -41,18 +42,29 @@ class LocalSources:
     """Gives plugins from this machine and from git repositories.
 
     :param base: the folder that pipelines' `folder` is relative to: that of the pipeline's file.
+    :param within: where folders may be, for who reads a pipeline that may be somebody else's: no git is asked then.
     """
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, within: Sequence[Path] | None = None) -> None:
         self._base = base
+        self._within = within
 
     async def load(self, reference: PluginReference) -> Plugin:
         if reference.git is not None:
             assert reference.commit is not None, "a reference to a repository has its commit"
+            if self._within is not None:
+                raise PluginUnknown(
+                    f"plugin `{reference.name}` is in a git repository, and nothing is fetched from one here",
+                    hint="A copy of it in a folder can be named by `folder`.",
+                )
             files = await fetch(reference.git, reference.commit, reference.folder)
             return folders.from_files(files, f"plugin `{reference.name}` in {reference.git}")
         assert reference.folder is not None, "a reference with a source has a folder or a repository"
         folder = self._base / reference.folder
+        if self._within is not None and not any(
+            folder.resolve().is_relative_to(place.resolve()) for place in self._within
+        ):
+            raise PluginUnknown(f"plugin `{reference.name}` is to be in folder `{folder}`, which is out of reach here")
         if not await anyio.Path(folder).is_dir():
             raise PluginUnknown(
                 f"plugin `{reference.name}` is to be in folder `{folder}`, which does not exist",
@@ -77,14 +89,15 @@ class SentSources:
         return folders.from_files(files, f"plugin `{reference.name}`")
 
 
-def here(plugin_folder: Path | None, base: Path) -> Catalogue:
+def here(plugin_folder: Path | None, base: Path, within: Sequence[Path] | None = None) -> Catalogue:
     """Say where this machine has plugins.
 
     :param plugin_folder: the setting's.
     :param base: what `folder` in a pipeline is relative to.
+    :param within: as ``LocalSources`` has it.
     """
     installed: list[Place] = [] if plugin_folder is None else [Installed(plugin_folder)]
-    return Catalogue([Shipped(), *installed], LocalSources(base))
+    return Catalogue([Shipped(), *installed], LocalSources(base, within))
 
 
 async def fetch(url: str, commit: str, folder: str | None) -> dict[str, str]:
@@ -105,7 +118,11 @@ async def fetch(url: str, commit: str, folder: str | None) -> dict[str, str]:
 
 async def _read(scratch: str, url: str, commit: str, folder: str | None) -> dict[str, str]:
     tree = f"{commit}^{{commit}}:{'' if folder is None else folder.strip('/')}"
-    listed = await _git(scratch, "ls-tree", "-r", "-l", "-z", "--full-tree", tree, what=url)
+    listed = await _git(
+        scratch, "ls-tree", "-r", "-l", "-z", "--full-tree", tree, what=url, output_maximum=LISTING_BYTES_MAXIMUM
+    )
+    if len(listed) > LISTING_BYTES_MAXIMUM:
+        raise _too_much(url, commit, "")
     names: dict[str, str] = {}
     size = 0
     for entry in filter(None, listed.split(b"\0")):
@@ -116,13 +133,7 @@ async def _read(scratch: str, url: str, commit: str, folder: str | None) -> dict
             continue
         size += int(length) if length.isdigit() else 0
         if mode not in _PLAIN_FILES or kind != "blob" or size > BYTES_MAXIMUM or len(names) >= FILES_MAXIMUM:
-            raise PluginInvalid(
-                f"{url} at commit {commit[:12]} holds more than a plugin: at `{path}`",
-                hint=(
-                    f"A plugin has at most {FILES_MAXIMUM} plain files, of {BYTES_MAXIMUM // 1024} KiB in all, no "
-                    "links and no submodules. `folder` names one in the repository."
-                ),
-            )
+            raise _too_much(url, commit, f": at `{path}`")
         names[path] = name
     content = await _git(
         scratch, "cat-file", "--batch", stdin="".join(f"{name}\n" for name in names.values()).encode(), what=url
@@ -140,7 +151,25 @@ async def _read(scratch: str, url: str, commit: str, folder: str | None) -> dict
     return files
 
 
-async def _git(scratch: str, *arguments: str, what: str, stdin: bytes = b"", is_fetch: bool = False) -> bytes:
+def _too_much(url: str, commit: str, where: str) -> PluginInvalid:
+    return PluginInvalid(
+        f"{url} at commit {commit[:12]} holds more than a plugin{where}",
+        hint=(
+            f"A plugin has at most {FILES_MAXIMUM} plain files, of {BYTES_MAXIMUM // 1024} KiB in all, no links and "
+            "no submodules. `folder` names one in the repository."
+        ),
+    )
+
+
+async def _git(
+    scratch: str,
+    *arguments: str,
+    what: str,
+    stdin: bytes = b"",
+    is_fetch: bool = False,
+    output_maximum: int = FETCH_BYTES_MAXIMUM,
+) -> bytes:
+    """Run git; of a longer output than it may have, give the beginning, which is longer than that by then."""
     environment = {
         **os.environ,
         "GIT_TERMINAL_PROMPT": "0",
@@ -150,18 +179,30 @@ async def _git(scratch: str, *arguments: str, what: str, stdin: bytes = b"", is_
     }
     command = ["git", "-c", "core.hooksPath=/dev/null", "-c", "gc.auto=0", *arguments]
     with anyio.move_on_after(FETCH_SECONDS if is_fetch else GIT_SECONDS):
-        done = await anyio.run_process(
-            ["sh", "-c", _LIMITED, "sh", *command],
-            input=stdin,
-            cwd=scratch,
-            env=environment,
-            stderr=subprocess.PIPE,
-            check=False,
-            start_new_session=True,
-        )
-        if done.returncode == 0:
-            return done.stdout
-        said = done.stderr.decode(errors="replace").strip().splitlines()
+        with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as errors:
+            asked.write(stdin)
+            asked.seek(0)
+            process = await anyio.open_process(
+                ["sh", "-c", _LIMITED, "sh", *command],
+                stdin=asked,
+                cwd=scratch,
+                env=environment,
+                stderr=errors,
+                start_new_session=True,
+            )
+            output = bytearray()
+            async with process:
+                assert process.stdout is not None, "it is a pipe"
+                async for block in process.stdout:
+                    output += block
+                    if len(output) > output_maximum:
+                        process.kill()
+                        return bytes(output)
+                await process.wait()
+            if process.returncode == 0:
+                return bytes(output)
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip().splitlines()
         raise PluginUnknown(
             f"a plugin cannot be fetched from {what}" + (f": {said[-1][:300]}" if said else ""),
             hint="It is fetched by your own git, with your credentials: does `git fetch` there work?",

@@ -144,7 +144,7 @@ async def rehearse(
     :raises MoonyardError: when the pipeline, its inputs or the names of its stages are wrong: then nothing ran.
     """
     filename, source = await _read(folder, arguments.file)
-    loaded = await _load(folder / arguments.file, filename, source, parent)
+    loaded = await _load(folder, arguments.file, filename, source, parent)
     definition = loaded.definition
     options = arguments.options
     _check_stages(definition, options.stages)
@@ -193,11 +193,12 @@ async def definition_of(folder: Path, file: str, parent: WarmParent) -> Pipeline
     :raises MoonyardError: when it is wrong.
     """
     filename, source = await _read(folder, file)
-    return (await _load(folder / file, filename, source, parent)).definition
+    return (await _load(folder, file, filename, source, parent)).definition
 
 
-async def _load(path: Path, filename: str, source: str, parent: WarmParent) -> LoadedPipeline:
-    return await loading.load(parent, filename, source, sources.here(None, path.parent))
+async def _load(folder: Path, file: str, filename: str, source: str, parent: WarmParent) -> LoadedPipeline:
+    known = sources.here(None, (folder / file).parent, _places(folder))
+    return await loading.load(parent, filename, source, known)
 
 
 async def _read(folder: Path, file: str) -> tuple[str, str]:
@@ -223,10 +224,14 @@ async def _read(folder: Path, file: str) -> tuple[str, str]:
         raise MoonyardError(f"pipeline file `{file}` cannot be read: {error}", code="file_unreadable") from error
 
 
+def _places(folder: Path) -> tuple[Path, ...]:
+    return folder, folder.parent, Path.cwd()
+
+
 def _check_place(folder: Path, path: Path, file: str) -> None:
     """See that a test, which may be somebody else's, reads nothing but Lua that stands around it or around its user."""
     actual = path.resolve()
-    is_near = any(actual.is_relative_to(place.resolve()) for place in (folder, folder.parent, Path.cwd()))
+    is_near = any(actual.is_relative_to(place.resolve()) for place in _places(folder))
     if not is_near or actual.suffix != ".lua":
         raise MoonyardError(
             f"`{file}` is no pipeline file that a test may run: it ends in `.lua`, and stands below the working "

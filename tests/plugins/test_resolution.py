@@ -146,6 +146,49 @@ async def test_what_cannot_be_fetched_is_told_in_gits_words(
     assert words in problem.message
 
 
+BOMB = """
+set -e
+git init -q .
+blob=$(echo x | git hash-object -w --stdin)
+tree=$(for i in 0 1 2 3 4 5 6 7 8 9; do printf '100644 blob %s\\tfile-%s\\n' $blob $i; done | git mktree)
+for level in 1 2 3 4 5 6 7; do
+  tree=$(for i in 0 1 2 3 4 5 6 7 8 9; do printf '040000 tree %s\\tfolder-%s\\n' $tree $i; done | git mktree)
+done
+commit=$(git -c user.name=A -c user.email=a@b commit-tree -m 1 $tree)
+git update-ref refs/heads/main $commit
+echo $commit
+"""
+
+
+@pytest.fixture
+def bomb(tmp_path: Path) -> tuple[str, str]:
+    """A git repository of a few objects that has millions of files, and its commit."""
+    folder = tmp_path / "bomb"
+    folder.mkdir()
+    done = subprocess.run(["sh", "-c", BOMB], cwd=folder, capture_output=True, text=True, check=True)
+    return folder.as_uri(), done.stdout.strip()
+
+
+async def test_a_few_objects_that_are_millions_of_files_are_not_listed(bomb: tuple[str, str], tmp_path: Path):
+    named = PluginReference(name="mine", git=bomb[0], commit=bomb[1])
+    problem = (await resolve([named], sources.here(None, tmp_path))).problems["mine"]
+    assert "holds more than a plugin" in problem.message
+
+
+async def test_who_reads_what_may_be_anybodys_asks_no_git_and_no_folder_elsewhere(
+    repository: tuple[str, str], tmp_path: Path
+):
+    write(tmp_path / "near" / "mine", files("mine", operation("return nil")))
+    write(tmp_path / "far", files("mine", operation("return nil")))
+    catalogue = sources.here(None, tmp_path / "near", [tmp_path / "near"])
+    assert not (await resolve([PluginReference(name="mine", folder="mine")], catalogue)).problems
+    for wrong, words in {
+        PluginReference(name="mine", folder="../far"): "which is out of reach here",
+        PluginReference(name="mine", git=repository[0], commit=repository[1]): "nothing is fetched from one here",
+    }.items():
+        assert words in (await resolve([wrong], catalogue)).problems["mine"].message
+
+
 async def test_a_machine_without_git_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setitem(os.environ, "PATH", str(tmp_path))
     named = PluginReference(name="mine", git="https://example.org/x.git", commit="0" * 40)
