@@ -191,7 +191,7 @@ modules = part(
 )
 local specs = part("specs", raise, function(value)
   return type(value) == "table" and messages.secrets[value] ~= nil
-end)
+end, messages)
 local plugins = part("plugins", raise, specs, positional.collect, function()
   return loading
 end, modules.names)

@@ -223,6 +223,10 @@ return {
   mark_list = function(value)
     lists[value] = true
   end,
+  -- What a value is beside its entries, for its copy too.
+  copy_mark = function(value, copy)
+    lists[copy] = lists[value]
+  end,
   encode = encode,
   decode = function(data, at)
     return (read(data, at))

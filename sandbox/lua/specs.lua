@@ -6,13 +6,15 @@
 --     the truth;
 --   * raw access only, so no metamethod of whoever gave a value runs; a secret's value is in no message.
 --
--- Inputs: raise(code, message, hint), and is_secret(value), which tells the opaque values that `secret` gives.
+-- Inputs: raise(code, message, hint), is_secret(value), which tells the opaque values that `secret` gives, and messages
+--         (the table that messages.lua gives).
 -- Gives:  { read(label, spec) -> operation, arguments(call, operation, given), result(call, operation, given),
 --           near(name, names) -> the name that was meant, or nil, is_name(text), names(table), is_secret(value) }
 
-local raise, is_secret = ...
+local raise, is_secret, messages = ...
 
-local type, next, ipairs, rawget, rawlen, tostring, pcall = type, next, ipairs, rawget, rawlen, tostring, pcall
+local type, next, ipairs, rawget, rawlen, rawequal = type, next, ipairs, rawget, rawlen, rawequal
+local tostring, pcall = tostring, pcall
 local math_type, to_integer = math.type, math.tointeger
 local format, find, sub, byte = string.format, string.find, string.sub, string.byte
 local concat, sort, min, max = table.concat, table.sort, math.min, math.max
@@ -326,6 +328,21 @@ local function check_plain(code, call, path, spec, value)
   end
 end
 
+-- Copies what nothing more is declared of: entries alone, without a metatable. Secrets and `json.null` are themselves.
+local function copied(code, call, path, value, depth)
+  if type(value) ~= "table" or is_secret(value) or rawequal(value, messages.null) then
+    return value
+  elseif depth > DEPTH_MAXIMUM then
+    refuse(code, call, "`%s` is nested too deeply", path)
+  end
+  local copy = {}
+  for key, item in next, value do
+    copy[key] = copied(code, call, path, item, depth + 1)
+  end
+  messages.copy_mark(value, copy)
+  return copy
+end
+
 local check_fields
 
 local function check_at(code, call, path, spec, value, depth)
@@ -350,11 +367,15 @@ local function check_at(code, call, path, spec, value, depth)
     check_size(code, call, path, spec, rawlen(value), "entries")
     for index = 1, rawlen(value) do
       local item = rawget(value, index)
+      local place = path .. "[" .. index .. "]"
       if spec.items then
-        item = check_at(code, call, path .. "[" .. index .. "]", spec.items, item, depth + 1)
+        item = check_at(code, call, place, spec.items, item, depth + 1)
+      else
+        item = copied(code, call, place, item, depth + 1)
       end
       copy[index] = item
     end
+    messages.copy_mark(value, copy)
     return copy
   elseif kind == "table" and spec.fields then
     return check_fields(code, call, path .. ".", spec.fields, value, depth + 1)
@@ -369,7 +390,7 @@ local function check_at(code, call, path, spec, value, depth)
     return copy
   end
   check_plain(code, call, path, spec, value)
-  return value
+  return copied(code, call, path, value, depth)
 end
 
 function check(call, path, spec, value)

@@ -362,6 +362,37 @@ async def test_arguments_and_results_are_copies() -> None:
     assert host.lines == ["a; one", "default; one"]
 
 
+async def test_what_nothing_more_is_declared_of_is_copied_as_well() -> None:
+    init = """
+    local kept, state = nil, { deep = { word = "mine" } }
+    plugin.operation("keep", {
+      description = "Keeps.",
+      arguments = { any = { type = "any" }, table = { type = "table" }, list = { type = "list" } },
+      gives = { any = { type = "any" }, null = { type = "boolean" } },
+    }, function(arguments)
+      kept = arguments
+      return { any = state, null = arguments.table.null == json.null }
+    end)
+    plugin.operation("show", {
+      description = "Shows.", gives = { text = { type = "string" } },
+    }, function()
+      return { text = kept.any.a.b .. kept.table.a.b .. kept.list[1].b .. state.deep.word }
+    end)
+    """
+    body = """
+    local given = { a = { b = "1" }, null = json.null }
+    local list = { { b = "2" } }
+    local result = mine.keep({ any = given, table = given, list = list })
+    given.a.b, list[1].b, result.any.deep.word = "changed", "changed", "changed"
+    log.info(mine.show().text, result.null)
+    local round = {}
+    round.round = round
+    log.info(select(2, pcall(mine.keep, { any = round, table = {}, list = {} })).message)
+    """
+    host = await run(body, plugin(init=init, modules=["json"]))
+    assert host.lines == ["112mine true", "mine.keep: `any` is nested too deeply"]
+
+
 async def test_metamethods_of_what_is_given_do_not_run() -> None:
     body = """
     local evil = setmetatable({}, { __index = function() error("ran") end, __pairs = function() error("ran") end,
