@@ -11,6 +11,7 @@ it could get; what a grant for some stages holds back is the pipeline's own code
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, Final
 from uuid import UUID
 
@@ -27,6 +28,8 @@ from schema.definition import PipelineDefinition
 from schema.secrets import DELIVERIES_MAXIMUM, SecretAsk, SecretDelivery
 
 log: Final = logging.getLogger(__name__)
+
+_PLUGIN_STAGE: Final = re.compile(r"plugin:[a-z][a-z0-9_]{0,59}")
 
 
 async def deliver(here: Parts, identity: Identity, job: UUID, attempt: int, asked: SecretAsk) -> SecretDelivery:
@@ -130,4 +133,6 @@ def _stage_names(definition: PipelineDefinition, stage: str) -> list[str]:
     for known in (*definition.stages, *definition.on_cancel, *definition.finally_):
         if known.name == stage:
             return sorted({known.name, known.name_in_file})
+    if definition.plugins and _PLUGIN_STAGE.fullmatch(stage):
+        return [stage]  # its setup, or its teardown
     raise RequestInvalid(f"pipeline `{definition.name}` has no stage {stage[:100]!r}")

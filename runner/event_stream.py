@@ -190,7 +190,7 @@ class EventStream:
                 seq=self._seq,
                 stage=stage,
                 argv=shortened(self.redaction.words(argv)),
-                container=container,
+                container=self.redaction.text(container),  # a script may have put its name together
                 digest=digest,
                 code=code,
                 duration=duration,

@@ -239,6 +239,8 @@ def _headers(name: str, arguments: RequestArguments, own: Mapping[str, str]) -> 
         if auth.bearer is not None:
             headers["Authorization"] = f"Bearer {text(name, 'auth.bearer', auth.bearer)}"
         else:
+            if ":" in (auth.user or ""):
+                raise ArgumentInvalid(f"{name}: `auth.user` has a `:` in it, which separates it from the password")
             user, password = text(name, "auth.user", auth.user or ""), text(name, "auth.password", auth.password)
             headers["Authorization"] = aiohttp.BasicAuth(user, password, "utf-8").encode()
     return list(headers.items())

@@ -223,6 +223,21 @@ async def test_a_grant_for_some_stages_fits_those(installation: Installation):
     assert await held.code(stage="nowhere") == "request_invalid"
 
 
+async def test_what_a_plugin_sets_up_has_what_is_granted_for_all_stages(installation: Installation):
+    stages = [StageDefinition(name="greet")]
+    with_plugin = PipelineDefinition(name="plugged", plugins=["git"], stages=stages)
+    held = await begin(installation, with_plugin)
+    await store(installation)
+    await grant(installation, pipeline="plugged", stages=["greet"])
+    assert await held.code(stage="plugin:git") == "secret_not_granted"
+    await grant(installation, pipeline="plugged")
+    assert await held.code(stage="plugin:git") == "delivered"
+    assert await held.code(stage="plugin: git") == "request_invalid"
+    without = await begin(installation, PipelineDefinition(name="plain", stages=stages))
+    await grant(installation, pipeline="plain")
+    assert await without.code(stage="plugin:git") == "request_invalid"
+
+
 @pytest.mark.parametrize(
     ("inputs", "given", "code"),
     [
