@@ -15,7 +15,7 @@ from tests.cli.command import ROOT
 
 FILE = ROOT / "compose.yaml"
 CONTAINERFILE = ROOT / "containers" / "Containerfile"
-SECRETS = {"MOONYARD_TOKEN", "MOONYARD_REGISTRATION_TOKEN"}
+SECRETS = {"MOONYARD_TOKEN", "MOONYARD_REGISTRATION_TOKEN", "MOONYARD_SECRET_KEYS"}
 Service = dict[str, Any]
 
 

@@ -69,6 +69,9 @@ ENDED_POLL_SECONDS: Final = 0.005
 ENDED_POLL_SECONDS_MAXIMUM: Final = 0.5
 _START_FAILURE: Final = re.compile(rb"Error: [\w.-]+: .*: OCI (?:runtime|permission) [^\n]*\n?", re.DOTALL)
 
+_STOPPED: Final = b"cannot exec in a stopped container"
+"""What runc says."""
+
 _EXEC_FAILURE: Final = re.compile(
     rb"exec (?P<path>[^\n]+): (?P<why>no such file or directory|exec format error|permission denied)\n"
 )
@@ -178,6 +181,9 @@ class Execution:
             self._in.running.discard(self._mark)
         if self._held_back:
             if code in START_FAILURE_CODES and not self._has_output:
+                if _STOPPED in self._held_back:  # the engine had not learned of it when it was asked
+                    kills = memory.known_kills(self._in.kill_counter)
+                    raise await self._stopped("it is not running any more", kills_before, kills)
                 raise self._start_failure(self._held_back.decode("utf-8", errors="replace"), code)
             if code == EXEC_FAILURE_CODE and (told := self._exec_failure(self._held_back)) and not self._has_output:
                 raise self._exec_refused(told["why"].decode())
