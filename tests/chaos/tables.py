@@ -37,7 +37,7 @@ def sizes(samples: Sequence[Sample]) -> dict[str, TableSize]:
     start, end = samples[0].at, samples[-1].at
     places = [((one.at - start) / max(end - start, 1e-9), one.sizes) for one in samples]
     middle = [sizes for place, sizes in places if 0.25 <= place < 0.5] or [samples[0].sizes]
-    late = [sizes for place, sizes in places if place >= 0.75]
+    late = [sizes for place, sizes in places if place >= 0.75] or [samples[-1].sizes]  # of a run that was short
     return {
         name: TableSize(
             middle_bytes=max(one.get(name, 0) for one in middle),

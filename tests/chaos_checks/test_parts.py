@@ -107,6 +107,7 @@ def test_a_table_that_grows_on_is_told_from_one_that_has_found_its_size() -> Non
     assert sizes["settled"] == TableSize(middle_bytes=40 * mib, late_bytes=40 * mib, end_bytes=40 * mib)
     assert [text.split()[0] for text in tables.growing(sizes)] == ["growing"]
     assert tables.sizes([]) == {}
+    assert tables.sizes(samples[:1])["settled"].late_bytes == samples[0].sizes["settled"]
 
 
 async def test_recovery_is_the_time_until_something_that_began_afterwards_has_succeeded(
