@@ -39,6 +39,7 @@ PORTS_TRIED: Final = 50
 REPLICAS: Final = 2
 START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 60.0
+BRIDGE_POLL_SECONDS: Final = 0.1
 
 
 class DemoFailed(Exception):
@@ -107,11 +108,11 @@ class Demo:
         with contextlib.ExitStack() as stack:
             with screen.step(f"A real project: {PROJECT} {PROJECT_VERSION}, in a git repository of its own"):
                 repositories = self._repository()
-                server = stack.enter_context(GitServer(repositories, _bridge_address()))
-                url = f"{server.url}/{PROJECT}.git"
-                screen.good(f"a git daemon serves it at {url}, to containers of this machine alone")
             with screen.step("`moonyard up`: Postgres, two orchestrators, a runner"):
                 stack.enter_context(self._up())
+                server = stack.enter_context(GitServer(repositories, _bridge_address()))
+                url = f"{server.url}/{PROJECT}.git"
+                screen.good(f"a git daemon serves the project at {url}, to containers of this machine alone")
             with screen.step("Push pipelines, and run the smallest one"):
                 self._moonyard("pipeline", "push", *(f"examples/{name}.lua" for name in _EXAMPLES))
                 self._moonyard("submit", "hello", "--input", "name=newcomer", "--follow")
@@ -281,8 +282,20 @@ def _check_machine() -> None:
 
 
 def _bridge_address() -> str:
-    """Find the address at which containers of Podman's own network reach this machine."""
-    return _output(["podman", "network", "inspect", "podman", "--format", "{{(index .Subnets 0).Gateway}}"])
+    """Find the address at which the runner's containers reach this machine: that of the network it made for them.
+
+    :raises DemoFailed: when the runner makes none.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        for owner in (STATE / "runner" / "owners").glob("[0-9a-f]*"):
+            names = _output(
+                ["podman", "network", "ls", "--quiet", "--filter", f"label=moonyard.owner={owner.name}"]
+            ).split()
+            if names:
+                return _output(["podman", "network", "inspect", names[0], "--format", "{{(index .Subnets 0).Gateway}}"])
+        time.sleep(BRIDGE_POLL_SECONDS)
+    raise DemoFailed(f"the runner made no network for its containers within {START_SECONDS:.0f} s; see {FOLDER}/up.log")
 
 
 def _free_ports() -> int:

@@ -108,3 +108,21 @@ def test_the_demo_explains_its_option():
         [sys.executable, "-m", "scripts.demo", "--help"], cwd=demo.CHECKOUT, capture_output=True, text=True, check=True
     )
     assert "--keep" in done.stdout
+
+
+def test_the_tour_goes_through_and_leaves_nothing_running():
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.demo"], cwd=demo.CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "extensions: 498 tests passed" in done.stdout
+    assert done.stdout.rstrip().endswith("all that was started is stopped")
+    state = str(demo.STATE)
+    assert [words for words in map(_words, Path("/proc").glob("[0-9]*/cmdline")) if state in words] == []
+
+
+def _words(cmdline: Path) -> str:
+    try:
+        return cmdline.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:  # it has ended
+        return ""
