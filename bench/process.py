@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import statistics
 import subprocess
 import sys
@@ -23,9 +24,14 @@ from typing import Any, Final
 import anyio
 
 from bench import installation
-from bench.engine import image, podman
+from bench.engine import IMAGE_NAME, image, podman
 from bench.installation import Installation
 from bench.report import Report, percentile, report
+from cli import settings
+from runner.engine.container import Container, ContainerSpec
+from runner.engine.engine import Engine
+from runner.engine.exec import Command, OutputStream
+from runner.engine.settings import EngineSettings
 from schema.client import Client
 from schema.definition import InputValue
 from schema.wire import Job, JobSubmit, PipelinePush, PipelineVersion
@@ -34,6 +40,7 @@ log: Final = logging.getLogger(__name__)
 
 COMMAND: Final = "/bin/true"
 """By its path: a shell has a `true` of its own, which would cost no process."""
+CONTAINERS: Final = 8
 RUN_SECONDS_MAXIMUM: Final = 300.0
 WARM_CAPACITY: Final = 4
 PAUSE_SECONDS: Final = 1.0
@@ -123,6 +130,8 @@ def measure(*, quick: bool) -> Report:
             first.append(_milliseconds(lambda: runner.run(commands=1)))
         log.info("jobs side by side")
         per_second = _commands_per_second(runner, commands)
+        log.info("%d containers at once", CONTAINERS)
+        at_once = anyio.run(_engine_commands_per_second, commands, backend_options={"use_uvloop": True})
         log.info("containers that were made ahead")
         with installation.running(WARM_CAPACITY) as ours_installed:
             warm = anyio.run(_warm_blocks, ours_installed, runner.source, blocks * rounds)
@@ -141,12 +150,14 @@ def measure(*, quick: bool) -> Report:
             "podman_run_p50_ms": percentile(podman_run, 50),
             "first_run_ms": percentile(first, 50),
             "commands_per_s": per_second,
+            "engine_commands_per_s": at_once,
         },
         quick=quick,
         how=(
             f"{rounds} rounds, each: {commands} times process.run of {COMMAND} one after the other in one job, "
             f"{execs} times `podman exec`, {blocks} container.run blocks of one command in a fresh `moonyard run`, "
             f"{podman_runs} times `podman run --rm`, one `moonyard run` of one command; then {cpus} jobs side by side; "
+            f"then {CONTAINERS} containers of one engine, each {commands} commands one after the other; "
             f"then, on an installation, a job of {blocks * rounds} blocks with {PAUSE_SECONDS:g} s before each"
         ),
         notes={
@@ -156,6 +167,9 @@ def measure(*, quick: bool) -> Report:
             "container_run_cold_p50_ms": "the first block of a job in a fresh `moonyard run`; the image is there",
             "first_run_ms": "`moonyard run` of one command, from its start to its exit",
             "commands_per_s": f"{cpus} jobs side by side, each one command after the other",
+            "engine_commands_per_s": (
+                f"{CONTAINERS} containers at once by the runner's engine alone: without Lua, events and Postgres"
+            ),
         },
     )
 
@@ -228,6 +242,45 @@ def _commands_per_second(runner: Runner, commands: int) -> float:
     started = min(of_job["started"][0] for of_job in measured)
     ended = max(of_job["ended"][0] for of_job in measured)
     return jobs * commands / ((ended - started) / 1000)
+
+
+class _Nowhere:
+    """Where output goes that nobody looks at, and what the engine says of its work."""
+
+    async def write(self, stream: OutputStream, data: bytes) -> None:
+        del stream, data
+
+    async def __call__(self, text: str) -> None:
+        del text
+
+
+async def _engine_commands_per_second(commands: int) -> float:
+    """Run commands in several containers at once, one after the other in each; give how many there were a second."""
+    nowhere = _Nowhere()
+    with tempfile.TemporaryDirectory(prefix="moonyard-bench-") as folder:
+        chosen = EngineSettings(image_map=settings.image_map(), state_folder=Path(folder) / "state")
+        async with Engine.open(chosen, f"bench-{secrets.token_hex(4)}") as engine:
+            containers: list[Container] = []
+            for number in range(CONTAINERS):
+                workspace = Path(folder) / f"workspace-{number}"
+                workspace.mkdir()
+                spec = ContainerSpec(image=IMAGE_NAME, job=f"bench-{number}", attempt=1, workspace=workspace)
+                containers.append(await engine.create_container(spec, nowhere))
+
+            async def run(container: Container, count: int) -> None:
+                for _ in range(count):
+                    await container.run(Command(argv=[COMMAND]), nowhere)
+
+            for container in containers:
+                await run(container, 1)  # starts its server
+            started = time.perf_counter()
+            async with anyio.create_task_group() as tasks:
+                for container in containers:
+                    tasks.start_soon(run, container, commands)
+            seconds = time.perf_counter() - started
+            for container in containers:
+                engine.discard(container)
+    return CONTAINERS * commands / seconds
 
 
 def _milliseconds(act: Callable[[], object]) -> float:
