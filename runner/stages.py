@@ -156,7 +156,11 @@ class Stages:
         others = [
             (stage, stop)
             for stage, stop in self._running.values()
-            if stage.name != failed.name and stop.grace is None and ends_with_the_first_failure(stage)
+            if stage.name != failed.name
+            and stop.grace is None
+            and ends_with_the_first_failure(stage)
+            # One that ran out of its own time fails with that, also where it takes others with it that tell it first.
+            and not self._is_over_time(stage)
         ]
         for _, stop in others:
             stop.ask(self._grace())
@@ -167,6 +171,10 @@ class Stages:
                 "system",
                 f"stage `{stage.name}` is stopped, for stage `{failed.name}` failed (`fail_fast`)",
             )
+
+    def _is_over_time(self, stage: StageDefinition) -> bool:
+        own = self._context.stops.get(stage.name)
+        return own is not None and own.was_asked
 
 
 async def skip(context: JobContext, stages: list[StageDefinition]) -> None:

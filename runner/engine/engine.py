@@ -22,7 +22,7 @@ from aiodocker.containers import DockerContainer
 from aiodocker.exceptions import DockerError
 from aiodocker.stream import Stream
 
-from runner.engine import helper, limits, networks, pull_failures, sockets
+from runner.engine import helper, limits, networks, processes, pull_failures, sockets
 from runner.engine.allowances import Allowances, Granted
 from runner.engine.command_server import MOUNTED_AT, Folder, Server, is_missing_shell
 from runner.engine.connection import API_VERSION, Connection, check, describe, start
@@ -425,7 +425,9 @@ class Engine:
         await self._connection.ensure()
         try:
             async with self._connection.reaching("starting a command server"):
-                made = await container.exec(command, stdout=False, stderr=False)
+                # So that it is not taken for what a command left behind that began when it did.
+                marked = {processes.MARK: processes.SERVER_MARK}
+                made = await container.exec(command, stdout=False, stderr=False, environment=marked)
                 await made.start(detach=True)
         except DockerError as error:
             raise EngineError(f"a command server could not be started: {first_line(error.message)}") from error

@@ -27,6 +27,8 @@ import msgspec
 from runner.engine.freezer import Freezer
 
 MARK: Final = "MOONYARD_COMMAND"
+SERVER_MARK: Final = "server"
+"""That of a shell that runs commands: it is none of theirs."""
 END_SECONDS: Final = 5.0
 _PROC: Final = Path("/proc")
 _TICKS_PER_SECOND: Final = os.sysconf("SC_CLK_TCK")

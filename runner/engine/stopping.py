@@ -41,6 +41,11 @@ class Stop:
         of_whole = None if self._whole is None else self._whole.grace
         return min((grace for grace in (self._grace, of_whole) if grace is not None), default=None)
 
+    @property
+    def was_asked(self) -> bool:
+        """Whether it was asked itself, and not only its whole."""
+        return self._grace is not None
+
     def ask(self, grace: float) -> None:
         """Let what runs end. The first to ask decides how long commands have."""
         if self._grace is None:

@@ -61,6 +61,34 @@ async def test_a_cancel_kills_all_that_the_command_started(container: Container)
     assert sleepers(container) == []
 
 
+async def test_a_cancel_leaves_the_shell_alone_that_was_started_for_the_command(container: Container) -> None:
+    first_begun, first_ended, second_begun = anyio.Event(), anyio.Event(), anyio.Event()
+
+    async def first() -> None:
+        async def begin(_: bytes) -> None:
+            first_begun.set()
+
+        await container.run(Command(argv=["sh", "-c", "echo begun; sleep 1"]), Calling(begin))
+        first_ended.set()
+
+    async def second() -> None:
+        async def begin(_: bytes) -> None:
+            second_begun.set()
+
+        await container.run(Command(argv=["sh", "-c", "echo begun; exec sleep 1006"]), Calling(begin))
+
+    # While one runs the other needs a shell of its own; when it is cancelled, it is the only one.
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first)
+        await first_begun.wait()
+        tasks.start_soon(second)
+        await second_begun.wait()
+        await first_ended.wait()
+        tasks.cancel_scope.cancel()
+    assert sleepers(container) == []
+    assert (await run(container, "echo", "usable")).stdout == b"usable\n"
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.005, 0.02, 0.05])
 async def test_a_cancel_while_the_command_is_being_started_leaves_nothing(container: Container, seconds: float) -> None:
     with anyio.move_on_after(seconds):

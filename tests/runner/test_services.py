@@ -49,6 +49,10 @@ async def test_a_service_that_has_ended_is_not_taken_for_another_that_answers(
     if seen == "after its end":
         await container._container.wait()  # pyright: ignore[reportUnknownMemberType]
         facts = await describe(container._container)
+    with anyio.fail_after(10):
+        # Killed, it is there until its parent has heard of it.
+        while facts["State"]["Pid"] and await anyio.Path(f"/proc/{facts['State']['Pid']}").exists():
+            await anyio.lowlevel.checkpoint()
     late = Container(container._connection, container._container, spec, facts | {"ImageDigest": None}, None)
     assert late.first_process is None
     definition = ServiceDefinition(image=ALPINE, ready=Readiness(port=port, timeout=60.0))
