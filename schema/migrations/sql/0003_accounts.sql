@@ -1,0 +1,109 @@
+-- Who people are, and what they may do. Roles and permissions have their meanings in schema/permissions.py and
+-- docs/permissions.md; here is who holds them.
+
+CREATE TABLE moonyard.accounts (
+    id uuid PRIMARY KEY,
+    name text NOT NULL,
+    -- argon2id, as a PHC string with its parameters and salt. None: it logs in by an identity provider, or not at all.
+    password_hash text,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    created_by text NOT NULL,
+    last_login_at timestamptz,
+    disabled_at timestamptz,
+    CONSTRAINT account_name_is_unique UNIQUE (name),
+    CONSTRAINT account_name_is_plain CHECK (name ~ '^[a-z0-9][a-z0-9._@+-]{0,99}$'),
+    CONSTRAINT password_is_hashed_by_argon2id CHECK (password_hash LIKE '$argon2id$%')
+);
+COMMENT ON TABLE moonyard.accounts IS 'People, and programs that act for themselves. A disabled one can do nothing; none is removed, for the audit names it.';
+
+CREATE TABLE moonyard.account_identities (
+    issuer text NOT NULL,
+    subject text NOT NULL,
+    account_id uuid NOT NULL REFERENCES moonyard.accounts (id) ON DELETE CASCADE,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT account_identities_pkey PRIMARY KEY (issuer, subject)
+);
+COMMENT ON TABLE moonyard.account_identities IS 'Who an account is at an identity provider (OpenID Connect): issuer and subject, which never change there.';
+
+CREATE TABLE moonyard.groups (
+    id uuid PRIMARY KEY,
+    name text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    created_by text NOT NULL,
+    CONSTRAINT group_name_is_unique UNIQUE (name),
+    CONSTRAINT group_name_is_plain CHECK (name ~ '^[a-z0-9][a-z0-9._-]{0,99}$')
+);
+COMMENT ON TABLE moonyard.groups IS 'Accounts that hold roles together.';
+
+CREATE TABLE moonyard.group_members (
+    group_id uuid NOT NULL REFERENCES moonyard.groups (id) ON DELETE CASCADE,
+    account_id uuid NOT NULL REFERENCES moonyard.accounts (id) ON DELETE CASCADE,
+    CONSTRAINT group_members_pkey PRIMARY KEY (group_id, account_id)
+);
+CREATE INDEX groups_of_account ON moonyard.group_members (account_id);
+
+CREATE TABLE moonyard.roles (
+    name text PRIMARY KEY,
+    permissions text[] NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    created_by text NOT NULL,
+    CONSTRAINT role_name_is_plain CHECK (name ~ '^[a-z0-9][a-z0-9._-]{0,99}$'),
+    CONSTRAINT role_says_something CHECK (cardinality(permissions) > 0)
+);
+COMMENT ON TABLE moonyard.roles IS 'Roles of this installation''s own, beside those that come along (admin, maintainer, operator, developer, viewer).';
+
+CREATE TABLE moonyard.role_bindings (
+    id uuid PRIMARY KEY,
+    account_id uuid REFERENCES moonyard.accounts (id) ON DELETE CASCADE,
+    group_id uuid REFERENCES moonyard.groups (id) ON DELETE CASCADE,
+    role text NOT NULL,  -- one that comes along, or one of moonyard.roles; what is neither gives nothing
+    pipelines text NOT NULL DEFAULT '*',
+    created_at timestamptz NOT NULL DEFAULT now(),
+    created_by text NOT NULL,
+    CONSTRAINT binding_is_of_an_account_or_a_group CHECK ((account_id IS NULL) <> (group_id IS NULL)),
+    CONSTRAINT binding_names_pipelines CHECK (length(pipelines) BETWEEN 1 AND 200),
+    CONSTRAINT binding_is_unique UNIQUE NULLS NOT DISTINCT (account_id, group_id, role, pipelines)
+);
+COMMENT ON TABLE moonyard.role_bindings IS 'Who holds which role for which pipelines: in the pattern, * stands for any text.';
+CREATE INDEX role_bindings_of_group ON moonyard.role_bindings (group_id) WHERE group_id IS NOT NULL;
+
+ALTER TABLE moonyard.tokens
+    ADD COLUMN account_id uuid REFERENCES moonyard.accounts (id) ON DELETE CASCADE,
+    ADD COLUMN permissions text[],
+    ADD COLUMN pipelines text[],
+    DROP CONSTRAINT token_kind_is_known,
+    ADD CONSTRAINT token_kind_is_known CHECK (
+        kind IN ('admin', 'registration', 'runner', 'setup', 'user', 'session')
+    ),
+    ADD CONSTRAINT tokens_of_people_have_an_account CHECK ((kind IN ('user', 'session')) = (account_id IS NOT NULL)),
+    DROP CONSTRAINT uses_are_counted_for_registrations,
+    ADD CONSTRAINT uses_are_counted_for_registrations CHECK (uses_left IS NULL OR kind IN ('registration', 'setup')),
+    ADD CONSTRAINT scopes_are_of_user_tokens CHECK (kind = 'user' OR (permissions IS NULL AND pipelines IS NULL));
+COMMENT ON COLUMN moonyard.tokens.permissions IS 'What it may be used for at most, of what its account may; NULL for all of that.';
+COMMENT ON COLUMN moonyard.tokens.pipelines IS 'Patterns of pipelines that it may be used for at most; NULL for all that its account may.';
+CREATE INDEX tokens_of_account ON moonyard.tokens (account_id) WHERE account_id IS NOT NULL;
+CREATE INDEX sessions_expired ON moonyard.tokens (expires_at) WHERE kind = 'session';
+
+-- Failed logins, by account and by address. A row goes when its time is over.
+CREATE TABLE moonyard.login_failures (
+    key text PRIMARY KEY,
+    failures integer NOT NULL,
+    last_at timestamptz NOT NULL,
+    CONSTRAINT login_failures_are_counted CHECK (failures > 0)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE moonyard.login_failures IS 'How often a login went wrong lately, by account and by address: what makes the next one wait.';
+
+CREATE TABLE moonyard.device_logins (
+    id uuid PRIMARY KEY,
+    device_hash bytea NOT NULL,
+    user_code text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz NOT NULL,
+    address text,
+    client text NOT NULL,
+    account_id uuid REFERENCES moonyard.accounts (id) ON DELETE CASCADE,
+    answered_at timestamptz,
+    CONSTRAINT device_hash_is_unique UNIQUE (device_hash),
+    CONSTRAINT user_code_is_unique UNIQUE (user_code)
+);
+COMMENT ON TABLE moonyard.device_logins IS 'Logins of command lines that wait for a browser (RFC 8628): answered, with an account when it was a yes.';
