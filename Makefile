@@ -9,7 +9,7 @@ SAY := @printf '\n%s\n'
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format images bench chaos compose lock setup setup-dev clean
+.PHONY: help demo test lint format images bench chaos compose lock sbom audit setup setup-dev clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -60,6 +60,12 @@ compose: images setup-dev ## build the image, and run all of compose.yaml with a
 
 lock: ## write the lock files anew from pyproject.toml (needs uv)
 	@scripts/lock
+
+sbom: setup-dev ## write what an installation is made of to build/moonyard.cdx.json (CycloneDX)
+	@$(BIN)/python -m scripts.sbom
+
+audit: setup-dev ## ask the package index whether a locked package is unsafe, or was taken back
+	@$(BIN)/python -m scripts.audit
 
 setup: ## install what is missing: Podman from Debian, the locked Python packages into .venv
 	@scripts/setup $(PYTHON) $(VENV) requirements.lock

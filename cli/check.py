@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -28,6 +29,7 @@ STDIN: Final = "-"
 @click.option("--sarif", "as_sarif", is_flag=True, help="Print SARIF 2.1.0, for editors and forges.")
 @click.option("--strict", is_flag=True, help="Warnings count as errors.")
 @click.option("--filename", metavar="NAME", help="What the file is called that comes on stdin (`-`).")
+@click.option("--fetch", is_flag=True, help="Fetch plugins that a pipeline names in git repositories.")
 @settings.setting("plugin_folder")
 def check(
     files: tuple[str, ...],
@@ -36,12 +38,14 @@ def check(
     as_sarif: bool,
     strict: bool,
     filename: str | None,
+    fetch: bool,
     plugin_folder: Path | None,
 ) -> int:
     """Find mistakes in pipeline FILEs, test files and plugins' folders, without running them. `-` reads stdin.
 
     Each file is loaded in the sandbox, as a push does, and then read: names that nothing has, functions that no module
-    has, arguments that a function does not take, variables that nothing reads.
+    has, arguments that a function does not take, variables that nothing reads. No network is asked: plugins of git
+    repositories are those that were fetched before, unless --fetch fetches them.
 
     \b
     Exit code 0: no error was found, though there may be warnings. 1: there are errors. 2: a file cannot be read.
@@ -61,9 +65,11 @@ def check(
     from cli.checks import files as checked
     from cli.checks import findings as forms
     from cli.tables import print_json
+    from plugins.fetched import FetchedPlugins
 
     given = [_given(file, filename) for file in files]
-    found = anyio.run(checked.check, given, plugin_folder)
+    fetched = FetchedPlugins(settings.fetched_plugins())
+    found = anyio.run(partial(checked.check, given, plugin_folder, fetched=fetched, fetches=fetch))
     if as_json:
         print_json(found)
     elif as_sarif:

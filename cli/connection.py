@@ -10,7 +10,7 @@ from uuid import UUID
 
 import anyio
 
-from cli import settings
+from cli import saved_login, settings
 from schema import tracing
 from schema.client import Client, OrchestratorRefused
 from schema.errors import MoonyardError, single_error
@@ -18,40 +18,70 @@ from schema.errors import MoonyardError, single_error
 Result = TypeVar("Result")
 
 
+def addresses(given: tuple[str, ...]) -> list[str]:
+    """Say which orchestrators to ask: those that were given, those of the user's login, or those of `moonyard up`."""
+    if given:
+        return list(given)
+    login = saved_login.read()
+    return (
+        (login.orchestrator if login is not None else [])
+        or settings.Credentials.of().addresses
+        or [settings.DEFAULT_ADDRESS]
+    )
+
+
 def ask(orchestrators: tuple[str, ...], request: Callable[[Client], Awaitable[Result]]) -> Result:
     """Run one request, or several, with a client of the user's orchestrators and token.
 
     :raises MoonyardError: when there is no token, no orchestrator answers, or it refuses.
     """
-    addresses = list(orchestrators) or settings.Credentials.of().addresses or [settings.DEFAULT_ADDRESS]
-    token = settings.token()
+    chosen = addresses(orchestrators)
+    token = _token(chosen)
     if token is None:
         raise MoonyardError(
-            f"there is no token to show to orchestrator {addresses[0]}",
+            f"there is no token to show to orchestrator {chosen[0]}",
             code="token_missing",
             hint=(
-                "Set MOONYARD_TOKEN, or `token` in moonyard.toml. `moonyard up` makes the first one for this machine, "
-                "`moonyard token create` one on a database."
+                "`moonyard login` gets one for an account, and MOONYARD_TOKEN or `token` in moonyard.toml hold an API "
+                "token. `moonyard up` makes the first one for this machine, `moonyard token create` one on a database."
             ),
         )
-
-    async def go() -> Result:
-        with single_error():
-            # What a caller that is traced tells its programs, as other tools read it.
-            traceparent = tracing.checked(os.environ.get("TRACEPARENT"))
-            async with Client.open(addresses, token.text, traceparent=traceparent) as client:
-                return await request(client)
-
     try:
-        return anyio.run(go)
+        return ask_as(chosen, token.text, request)
     except OrchestratorRefused as refusal:
-        if refusal.status not in {401, 403}:
+        if refusal.status != 401:
             raise
         raise MoonyardError(
             f"orchestrator {refusal.address} does not accept the token from {token.origin}: {refusal.message}",
             code=refusal.code,
             hint=refusal.hint,
         ) from refusal
+
+
+def ask_as(addresses: list[str], token: str | None, request: Callable[[Client], Awaitable[Result]]) -> Result:
+    """Run one request, or several, with a client that shows this token, or none.
+
+    :raises MoonyardError: when no orchestrator answers, or it refuses.
+    """
+
+    async def go() -> Result:
+        with single_error():
+            # What a caller that is traced tells its programs, as other tools read it.
+            traceparent = tracing.checked(os.environ.get("TRACEPARENT"))
+            async with Client.open(addresses, token, traceparent=traceparent, tls_ca=settings.tls_ca()) as client:
+                return await request(client)
+
+    return anyio.run(go)
+
+
+def _token(addresses: list[str]) -> settings.FoundToken | None:
+    """Find the user's token: of the environment, the settings file, a login at these orchestrators, or `up`."""
+    if named := settings.named_token():
+        return named
+    login = saved_login.read()
+    if login is not None and set(login.orchestrator) & set(addresses):
+        return settings.FoundToken(login.token, str(saved_login.path()))
+    return settings.token_of_up()
 
 
 def job_path(job: str) -> str:

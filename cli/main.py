@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "pause": "cli.queue:pause",
     "resume": "cli.queue:resume",
     "schedule": "cli.schedule:schedule",
+    "hook": "cli.hook:hook",
     "artifact": "cli.artifact:artifact",
     "cache": "cli.cache:cache",
     "http-limit": "cli.http_limit:http_limit",
@@ -51,6 +52,13 @@ COMMANDS: Final = {
     "doctor": "cli.doctor:doctor",
     "orchestrator": "cli.orchestrator:orchestrator",
     "db": "cli.db:db",
+    "login": "cli.login:login",
+    "logout": "cli.login:logout",
+    "whoami": "cli.login:whoami",
+    "password": "cli.login:password",
+    "account": "cli.account:account",
+    "group": "cli.group:group",
+    "role": "cli.role:role",
     "token": "cli.token:token",
 }
 

@@ -9,6 +9,8 @@ import anyio
 import click
 
 from cli import collection, secret_keys, service_log, settings
+from cli import edge as edge_options
+from cli.edge import EdgeOptions
 from cli.service_log import LogFormat
 from schema import tracing
 from schema.errors import MoonyardError, single_error
@@ -29,11 +31,14 @@ from schema.tracing import Tracer
 @settings.setting("artifact_endpoint")
 @settings.setting("artifact_region")
 @settings.setting("plugin_folder")
+@settings.setting("hook_body_size")
 @settings.setting("shell_idle_seconds")
 @settings.setting("shell_seconds")
+@settings.setting("session_seconds")
 @settings.setting("secret_key_file")
 @settings.setting("secret_key_command")
 @settings.setting("grant_versions")
+@edge_options.options
 @settings.setting("log_format")
 def orchestrator(
     *,
@@ -50,11 +55,14 @@ def orchestrator(
     artifact_store: str | None,
     artifact_endpoint: str | None,
     artifact_region: str | None,
+    hook_body_size: int,
     shell_idle_seconds: float,
     shell_seconds: float,
+    session_seconds: float,
     secret_key_file: Path | None,
     secret_key_command: str | None,
     grant_versions: Literal["confirm", "follow"],
+    edge: EdgeOptions,
     log_format: LogFormat,
 ) -> None:
     """Run an orchestrator: a stateless replica before a Postgres. Any number may run; SIGTERM drains one.
@@ -90,10 +98,13 @@ def orchestrator(
         artifact_store=artifact_store,
         artifact_endpoint=artifact_endpoint,
         artifact_region=artifact_region,
+        hook_body_size=hook_body_size,
         shell_idle_seconds=shell_idle_seconds,
         shell_seconds=shell_seconds,
+        session_seconds=session_seconds,
         secret_keys=secret_keys.load(secret_key_file, secret_key_command),
         grant_versions=grant_versions,
+        edge=edge.settings(),
     )
 
     def started(address: str) -> None:

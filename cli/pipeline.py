@@ -58,10 +58,11 @@ async def _message(file: Path) -> PipelinePush:
     source = read_pipeline(file)
     sent: dict[str, dict[str, str]] = {}
     if "plugins" in source:  # else it names none, and no sandbox need be started
+        from plugins.fetched import FetchedPlugins
         from plugins.sources import LocalSources
         from sandbox.parent import WarmParent
 
-        local = LocalSources(file.parent)
+        local = LocalSources(file.parent, fetched=FetchedPlugins(settings.fetched_plugins()))
         with contextlib.suppress(PipelineInvalid):  # what is wrong with it, the orchestrator tells
             async with WarmParent.start() as parent, parent.fork() as sandbox:
                 draft = await sandbox.draft(file.name, source)

@@ -96,6 +96,7 @@ def run(
     shown = display(as_json=as_json, verbose=verbose)
     try:
         from plugins import sources
+        from plugins.fetched import FetchedPlugins
         from runner import local
 
         source = read_pipeline(file)
@@ -119,7 +120,9 @@ def run(
                         stop=stop,
                         kill=kill,
                         cache_budget=cache_budget,
-                        catalogue=sources.here(plugin_folder, file.parent),
+                        catalogue=sources.here(
+                            plugin_folder, file.parent, fetched=FetchedPlugins(settings.fetched_plugins())
+                        ),
                         keep_on_failure=keep_on_failure,
                         kept=keeping.set,
                         web_settings=web.settings(),

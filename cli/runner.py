@@ -14,25 +14,28 @@ import anyio.abc
 import click
 import msgspec
 
-from cli import collection, connection, redact, service_log, settings
+from cli import collection, connection, redact, runner_control, service_log, settings
 from cli import engine as engine_options
 from cli import web as web_options
 from cli.engine import EngineOptions
 from cli.service_log import LogFormat
 from cli.tables import age, print_json, print_table
 from cli.web import WebOptions
-from schema import log_context, tracing
+from runner.registration import FILE_NAME, Registration
+from schema import log_context, times, tracing
 from schema.client import Client
 from schema.errors import MoonyardError, single_error
 from schema.tracing import Tracer
-from schema.wire import RunnerList, RunnerRegister, RunnerRegistered, RunnersDrained
-
-CREDENTIALS_FILE = "runner.toml"
+from schema.wire import Runner, RunnerList, RunnerRegister, RunnerRegistered
 
 
 @click.group(short_help="Register and start a runner; list the runners.")
 def runner() -> None:
-    """Register this machine as a runner, start it, and list the runners."""
+    """Register this machine as a runner, start it, list the runners, and say what they may do."""
+
+
+for _command in runner_control.COMMANDS:
+    runner.add_command(_command)
 
 
 @runner.command(short_help="Register this machine as a runner.")
@@ -56,20 +59,20 @@ def register(
 
     async def go() -> RunnerRegistered:
         with single_error():
-            async with Client.open(addresses, token.strip()) as client:
+            async with Client.open(addresses, token.strip(), tls_ca=settings.tls_ca()) as client:
                 return await client.post(
                     "/v1/runners/register", RunnerRegistered, RunnerRegister(name=name, tags=list(tags))
                 )
 
     registered = anyio.run(go)
-    state_folder.mkdir(parents=True, exist_ok=True)
-    quoted = ", ".join(f'"{address}"' for address in addresses)
-    path = state_folder / CREDENTIALS_FILE
-    settings.write_private(
-        path,
-        f'# Written by `moonyard runner register`.\nid = "{registered.id}"\nname = "{registered.name}"\n'
-        f'orchestrator = [{quoted}]\ntoken = "{registered.token}"\n',
-    )
+    path = state_folder / FILE_NAME
+    Registration(
+        id=registered.id,
+        name=registered.name,
+        orchestrator=addresses,
+        token=registered.token,
+        token_at=times.now(),
+    ).write(path)
     if as_json:
         click.echo(msgspec.json.encode({"id": registered.id, "name": registered.name, "file": str(path)}).decode())
     else:
@@ -86,6 +89,7 @@ def register(
 @settings.setting("shells")
 @settings.setting("keep_on_failure_seconds")
 @settings.setting("keep_on_failure_count")
+@settings.setting("runner_token_days")
 @engine_options.options
 @web_options.options
 @settings.setting("log_format")
@@ -100,6 +104,7 @@ def start(
     shells: bool,
     keep_on_failure_seconds: float,
     keep_on_failure_count: int,
+    runner_token_days: float,
     engine: EngineOptions,
     web: WebOptions,
     log_format: LogFormat,
@@ -107,16 +112,17 @@ def start(
     """Start the runner that was registered here. SIGTERM or Ctrl-C drains it: running jobs are finished first."""
     from runner import agent
     from runner.kept import KeepSettings
+    from runner.rotation import RotationSettings
 
     service_log.choose(log_format)
-    path = state_folder / CREDENTIALS_FILE
+    path = state_folder / FILE_NAME
     if not path.exists():
         raise MoonyardError(
             f"no runner is registered here ({path} does not exist)",
             code="runner_not_registered",
             hint="`moonyard runner register --orchestrator URL` does that, with a registration token.",
         )
-    credentials = _Credentials.read(path)
+    credentials = Registration.read(path)
     chosen = agent.AgentSettings(
         engine=engine.settings(state_folder, warm_containers=warm_containers),
         orchestrators=list(orchestrator) or credentials.orchestrator,
@@ -127,8 +133,10 @@ def start(
         drain_seconds=drain_seconds,
         shells=shells,
         web=web.settings(),
+        tls_ca=settings.tls_ca(),
         redact=redact.chosen(),
         keep=KeepSettings(seconds_maximum=keep_on_failure_seconds, count=keep_on_failure_count),
+        rotation=RotationSettings(file=path, seconds=runner_token_days * 86400),
     )
 
     async def go(tracer: Tracer | None) -> None:
@@ -155,14 +163,15 @@ def list_runners(*, as_json: bool, orchestrator: tuple[str, ...]) -> None:
         print_json(found)
         return
     print_table(
-        ["runner", "state", "running", "capacity", "tags", "version", "seen (UTC)"],
+        ["runner", "state", "running", "capacity", "tags", "bound to", "version", "seen (UTC)"],
         [
             [
                 row.name,
-                f"drained by {row.drained_by}" if row.drained_by else row.state,
+                _state(row),
                 str(row.running),
                 str(row.capacity or ""),
                 " ".join(row.tags),
+                " ".join(row.pipelines),
                 row.version or "",
                 age(row.seen_at),
             ]
@@ -172,30 +181,15 @@ def list_runners(*, as_json: bool, orchestrator: tuple[str, ...]) -> None:
     )
 
 
-@runner.command(short_help="Let no more jobs go to a runner.")
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-@settings.setting("orchestrator")
-def drain(name: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
-    """Let no more jobs go to the runners with the name or id NAME; what runs there goes on."""
-    _drain(name, "drain", "takes no more jobs", orchestrator, as_json=as_json)
-
-
-@runner.command(short_help="Let jobs go to a drained runner again.")
-@click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
-@settings.setting("orchestrator")
-def undrain(name: str, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
-    """Let jobs go to the runners with the name or id NAME again."""
-    _drain(name, "undrain", "takes jobs again", orchestrator, as_json=as_json)
-
-
-def _drain(name: str, act: str, said: str, orchestrator: tuple[str, ...], *, as_json: bool) -> None:
-    if "/" in name:
-        raise MoonyardError(f"there is no runner `{name}`", code="runner_unknown")
-    path = f"/v1/runners/{connection.in_path('runner', name)}/{act}"
-    done = connection.ask(orchestrator, lambda client: client.post(path, RunnersDrained))
-    click.echo(msgspec.json.encode(done).decode() if as_json else f"runner {name} {said}")
+def _state(row: Runner) -> str:
+    state = (
+        f"revoked by {row.revoked_by}"
+        if row.revoked_by
+        else f"drained by {row.drained_by}"
+        if row.drained_by
+        else row.state
+    )
+    return f"{state}, token reused {age(row.token_reused_at)} ago" if row.token_reused_at else state
 
 
 def _ask_for_token(address: str) -> str:
@@ -213,27 +207,8 @@ def _ask_for_token(address: str) -> str:
 
 def registered_with(state_folder: Path) -> list[str]:
     """List the orchestrators that the runner here is registered with, if it is."""
-    path = state_folder / CREDENTIALS_FILE
-    return _Credentials.read(path).orchestrator if path.exists() else []
-
-
-class _Credentials(msgspec.Struct, frozen=True, kw_only=True):
-    """What registering left in the state folder."""
-
-    name: str
-    orchestrator: list[str]
-    token: str
-    id: str
-
-    @classmethod
-    def read(cls, path: Path) -> _Credentials:
-        try:
-            return msgspec.convert(settings.read_toml(path), cls)
-        except (msgspec.ValidationError, settings.SettingsInvalid) as error:
-            raise settings.SettingsInvalid(
-                f"{path} is not what `moonyard runner register` writes: {error}",
-                hint="Register the runner again: `moonyard runner register --orchestrator URL`.",
-            ) from error
+    path = state_folder / FILE_NAME
+    return Registration.read(path).orchestrator if path.exists() else []
 
 
 async def _stop_on_signal(stop: anyio.Event, *, task_status: anyio.abc.TaskStatus[None]) -> None:

@@ -261,6 +261,51 @@ def use(file: Path, key_id: str) -> None:
     click.echo(f"master key {key_id}  is in use in {file}; the orchestrators read it when they start")
 
 
+@key.command(short_help="See that a copy of the master keys is one.")
+@click.argument("copy", type=click.Path(path_type=Path, dir_okay=False, allow_dash=True))
+@settings.setting("secret_key_file")
+@settings.setting("secret_key_command")
+@settings.setting("state_folder")
+def verify(copy: Path, *, secret_key_file: Path | None, secret_key_command: str | None, state_folder: Path) -> None:
+    """See that COPY, or stdin for `-`, has all the master keys that are in use or known here.
+
+    It is noted in the state folder, so that `moonyard doctor` does not remind you of it until there is a new key.
+
+    \b
+    moonyard secret key verify /media/safe/secret.keys
+    ssh backup.example cat secret.keys | moonyard secret key verify -
+    """
+    from cli import key_copies, secret_keys
+    from orchestrator import master_keys
+
+    here = secret_keys.load(secret_key_file, secret_key_command)
+    if not here.ids:
+        raise MoonyardError(
+            "there are no master keys to compare a copy with",
+            code="setting_missing",
+            hint="Give --secret-key-file, or what else names them to the orchestrators.",
+        )
+    if str(copy) == "-":
+        copied = master_keys.parse(sys.stdin.read(master_keys.TEXT_BYTES_MAXIMUM), "stdin")
+    else:
+        if secret_key_file is not None and copy.exists() and copy.samefile(secret_key_file):
+            raise MoonyardError(
+                f"{copy} is the master keys' file itself",
+                code="secret_key_unusable",
+                hint="A copy is another file, in another place.",
+            )
+        copied = master_keys.parse(master_keys.read_file(copy), f"the copy {copy}")
+    lacking = [known for known in here.ids if known not in copied.ids]
+    if lacking:
+        raise MoonyardError(
+            f"the copy lacks the master key {', '.join(lacking)}",
+            code="secret_key_unknown",
+            hint=f"It has: {', '.join(copied.ids)}. Make a new copy.",
+        )
+    path = key_copies.note(state_folder, here.ids)
+    click.echo(f"the copy has the master keys {', '.join(here.ids)}  noted in {path}")
+
+
 def _value(*, exact: bool) -> bytes:
     if sys.stdin.isatty():
         typed: str = click.prompt("value", hide_input=True, confirmation_prompt=True, err=True)

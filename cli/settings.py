@@ -23,7 +23,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 FILE_NAME: Final = "moonyard.toml"
 IMAGE_MAP_FILE: Final = Path(".moonyard") / "images.toml"
-FILE_ONLY: Final = {"allow", "image_map", "redact", "token"}
+FILE_ONLY: Final = {"allow", "image_map", "redact", "tls_ca", "token"}
 """What the settings file has and no flag: tables, and what others are not to read."""
 DEFAULT_ADDRESS: Final = "http://127.0.0.1:8400"
 
@@ -37,6 +37,11 @@ class SettingsInvalid(MoonyardError):
 def default_state_folder() -> Path:
     """Where Moonyard keeps its own files: of the system for root, of the user for anybody else."""
     return Path("/var/lib/moonyard") if os.geteuid() == 0 else platformdirs.user_state_path("moonyard")
+
+
+def fetched_plugins() -> Path:
+    """Where plugins that were fetched from git repositories are kept for this user."""
+    return platformdirs.user_cache_path("moonyard") / "plugins"
 
 
 def settings_file() -> Path | None:
@@ -232,6 +237,44 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "host": Setting("The address to listen on.", default="127.0.0.1", show_default=True),
     "port": Setting("The port to listen on.", type=click.IntRange(0, 65535), default=8400, show_default=True),
+    "tls_certificate": Setting(
+        "A PEM file with the certificate to speak TLS with, and those between it and its root; by default without TLS.",
+        type=click.Path(path_type=Path, dir_okay=False, resolve_path=False),
+    ),
+    "tls_key": Setting(
+        "A PEM file with the key of tls_certificate, unless that holds it.",
+        type=click.Path(path_type=Path, dir_okay=False, resolve_path=False),
+    ),
+    "trusted_proxies": Setting(
+        "Whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses or networks of proxies.", multiple=True
+    ),
+    "allowed_hosts": Setting(
+        "The names by which an orchestrator may be asked (`Host`), without ports; by default any.", multiple=True
+    ),
+    "client_connections": Setting(
+        "How many connections of clients an orchestrator takes; 0 for any number.",
+        type=click.IntRange(0),
+        default=20_000,
+        show_default=True,
+    ),
+    "client_connections_per_address": Setting(
+        "How many of them may be of one address; 0 for any number.",
+        type=click.IntRange(0),
+        default=12_000,
+        show_default=True,
+    ),
+    "request_rate": Setting(
+        "How many requests a second an orchestrator takes of one token; 0 for any number.",
+        type=click.FloatRange(0),
+        default=5000.0,
+        show_default=True,
+    ),
+    "anonymous_rate": Setting(
+        "How many requests a second without a valid token it takes of one address; 0 for any number.",
+        type=click.FloatRange(0),
+        default=100.0,
+        show_default=True,
+    ),
     "capacity": Setting(
         "How many jobs a runner runs at once.", type=click.IntRange(1, 1000), default=4, show_default=True
     ),
@@ -269,6 +312,12 @@ SETTINGS: Final[dict[str, Setting]] = {
         default=4,
         show_default=True,
     ),
+    "runner_token_days": Setting(
+        "How many days a runner uses its token before it gets a new one by itself.",
+        type=click.FloatRange(0, 3650, min_open=True),
+        default=7.0,
+        show_default=True,
+    ),
     "secret_key_file": Setting(
         "A file with the master keys of secrets, the one in use first, that nobody but its owner may read.",
         type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
@@ -281,6 +330,9 @@ SETTINGS: Final[dict[str, Setting]] = {
         default="confirm",
         show_default=True,
     ),
+    "hook_body_size": Setting(
+        "The most that one delivery to a webhook may have.", type=Size(1024), default="8m", show_default=True
+    ),
     "shell_idle_seconds": Setting(
         "How long a shell may stay open in which nothing is typed and nothing said.",
         type=click.FloatRange(1),
@@ -289,6 +341,9 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "shell_seconds": Setting(
         "How long any shell may stay open.", type=click.FloatRange(1), default=28800.0, show_default=True
+    ),
+    "session_seconds": Setting(
+        "How long a login holds.", type=click.FloatRange(60), default=1209600.0, show_default="14 days"
     ),
     "log_format": Setting(
         "How a service says what it does: text for people, or one JSON object a line.",
@@ -322,15 +377,29 @@ class FoundToken(NamedTuple):
     """Where it was found, for messages: whoever has several wants to know which one was refused."""
 
 
-def token(state_folder: Path | None = None) -> FoundToken | None:
-    """Find the user's token: ``MOONYARD_TOKEN``, the settings file, or what ``moonyard up`` left for this user."""
+def named_token() -> FoundToken | None:
+    """Find the token that the user names: ``MOONYARD_TOKEN``, or that of the settings file."""
     if value := os.environ.get("MOONYARD_TOKEN", "").strip():
         return FoundToken(value, "MOONYARD_TOKEN")
     if value := file_settings().get("token"):
         return FoundToken(str(value), str(settings_file()))
-    if value := Credentials.of(state_folder).token:
-        return FoundToken(value, str(Credentials.path(state_folder)))
     return None
+
+
+def token_of_up() -> FoundToken | None:
+    """Find the token that ``moonyard up`` left for this user."""
+    if value := Credentials.of().token:
+        return FoundToken(value, str(Credentials.path()))
+    return None
+
+
+def tls_ca() -> Path | None:
+    """Find who certifies orchestrators: the PEM file in ``MOONYARD_TLS_CA``, or in the settings file.
+
+    It has no flag: it goes with the addresses, and not with single commands.
+    """
+    value = os.environ.get("MOONYARD_TLS_CA", "").strip() or file_settings().get("tls_ca")
+    return None if value is None else Path(str(value)).absolute()
 
 
 class Credentials:

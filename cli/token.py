@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import anyio
 import click
 import msgspec
@@ -20,23 +22,31 @@ def token() -> None:
 @token.command(short_help="Create a token and show it, once.")
 @click.option(
     "--kind",
-    type=click.Choice(["admin", "registration"]),
-    default="admin",
-    show_default=True,
-    help="`admin` may do everything; `registration` lets runners register.",
+    type=click.Choice(["user", "admin", "registration", "setup"]),
+    help="`user` stands for your account; `admin` may do everything; `registration` lets runners register; `setup` "
+    "makes the first administrator's account, once. By default `user`, with --database-url `admin`.",
 )
 @click.option("--name", required=True, help="What the token is for: it is listed by this name.")
 @click.option("--uses", type=click.IntRange(1), help="How often a registration token may be used; by default once.")
 @click.option("--expires-in", type=click.FloatRange(1), help="Seconds until it expires; by default never.")
+@click.option("--permission", "permissions", multiple=True, help="Narrow a user token to this; may be repeated.")
+@click.option(
+    "--pipeline",
+    "pipelines",
+    multiple=True,
+    help="Narrow a user token to the pipelines of this name or pattern; may be repeated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("database_url")
 @settings.setting("orchestrator")
 def create(
-    kind: str,
+    *,
+    kind: Literal["user", "admin", "registration", "setup"] | None,
     name: str,
     uses: int | None,
     expires_in: float | None,
-    *,
+    permissions: tuple[str, ...],
+    pipelines: tuple[str, ...],
     as_json: bool,
     database_url: str | None,
     orchestrator: tuple[str, ...],
@@ -45,11 +55,17 @@ def create(
 
     With --database-url the token is made on the database itself: so the first admin token comes to be.
     """
-    checked = "registration" if kind == "registration" else "admin"
+    on_database = database_url is not None and not orchestrator
+    chosen = kind or ("admin" if on_database else "user")
     message = TokenCreate(
-        kind=checked, name=name, uses=uses or (1 if checked == "registration" else None), expires_in=expires_in
+        kind=chosen,
+        name=name,
+        uses=uses or (1 if chosen == "registration" else None),
+        expires_in=expires_in,
+        permissions=list(permissions) or None,
+        pipelines=list(pipelines) or None,
     )
-    if database_url is not None and not orchestrator:
+    if on_database:
         from orchestrator import tokens
 
         made = anyio.run(tokens.create_on_database, database_url, message)
@@ -72,12 +88,13 @@ def list_tokens(*, as_json: bool, orchestrator: tuple[str, ...]) -> None:
         print_json(found)
         return
     print_table(
-        ["id", "kind", "name", "created (UTC)", "last used (UTC)", "uses left", "state"],
+        ["id", "kind", "name", "account", "created (UTC)", "last used (UTC)", "uses left", "state"],
         [
             [
                 row.id,
                 row.kind,
                 row.name,
+                row.account or "",
                 age(row.created_at),
                 age(row.last_used_at),
                 "" if row.uses_left is None else str(row.uses_left),

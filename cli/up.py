@@ -25,8 +25,8 @@ import anyio.abc
 import click
 
 from cli import embedded, service_log, settings
-from cli.runner import CREDENTIALS_FILE
 from cli.service_log import LogFormat
+from runner.registration import FILE_NAME
 from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
 from schema.errors import MoonyardError, single_error
 from schema.wire import Health, RunnerList, Token, TokenCreate
@@ -261,7 +261,7 @@ class Installation:
         return made.secret, True
 
     async def _register_runner(self, client: Client) -> None:
-        path = self._runner_folder / CREDENTIALS_FILE
+        path = self._runner_folder / FILE_NAME
         if path.exists():
             known = {runner.id for runner in (await client.get("/v1/runners", RunnerList)).runners}
             if settings.read_toml(path).get("id") in known:

@@ -3,38 +3,76 @@
 from __future__ import annotations
 
 import importlib.metadata
-from typing import Final
+from typing import Any, Final
 
-from litestar import Litestar, Router
+from litestar import Litestar, Request, Response, Router
 from litestar.datastructures import State
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import Components, SecurityScheme
 
-from orchestrator import access, form, problems
+from orchestrator import access, addresses, answers, form
+from orchestrator import parts as replica
+from orchestrator.authentication import Identity
+from orchestrator.description import Description
 from orchestrator.parts import STATE_NAME, Parts
-from orchestrator.routes import caches, http_limits, metrics, plugins, queue, runners, schedules, secrets, shells, users
+from orchestrator.problems import Refusal
+from orchestrator.refusals import NOBODY, Refused
+from orchestrator.routes import (
+    accounts,
+    audit,
+    bindings,
+    caches,
+    hooks,
+    http_limits,
+    logins,
+    metrics,
+    plugins,
+    queue,
+    runner_tokens,
+    runners,
+    schedules,
+    secrets,
+    shells,
+    users,
+)
 
 BODY_BYTES_MAXIMUM: Final = 1024 * 1024
 """Of the routes that do not say otherwise."""
 
-ROUTES: Final = (users, queue, schedules, runners, shells, caches, secrets, metrics, plugins, http_limits)
+ROUTES: Final = (
+    users,
+    accounts,
+    logins,
+    audit,
+    queue,
+    schedules,
+    runners,
+    runner_tokens,
+    bindings,
+    shells,
+    caches,
+    secrets,
+    metrics,
+    plugins,
+    http_limits,
+    hooks,
+)
 
 
 def create(parts: Parts) -> Litestar:
     """Make the application."""
     return Litestar(
         [handler for group in ROUTES for handler in group.HANDLERS],
-        state=State({STATE_NAME: parts}),
+        state=State({STATE_NAME: parts, addresses.STATE_NAME: parts.settings.edge.trusted_proxies}),
         guards=[access.guard, form.guard],
-        exception_handlers={Exception: problems.answer},
+        exception_handlers={Exception: _answer},
         request_max_body_size=BODY_BYTES_MAXIMUM,
         openapi_config=OpenAPIConfig(
             title="Moonyard",
             version=importlib.metadata.version("moonyard"),
             description="Errors are problem documents (RFC 9457) with a stable `code`.",
             path="/v1",
-            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            render_plugins=[Description("/openapi.json")],
             openapi_router=Router(path="/v1", route_handlers=[], opt=access.PUBLIC),
             components=Components(
                 security_schemes={"token": SecurityScheme(type="http", scheme="bearer", description="A token.")}
@@ -44,3 +82,20 @@ def create(parts: Parts) -> Litestar:
         logging_config=None,
         debug=False,
     )
+
+
+def _answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer what ended a request, and note for the audit what was refused for who asked."""
+    if isinstance(error, Refusal) and error.is_of_rights:
+        identity = request.scope.get("auth")
+        route = request.scope.get("path_template", request.scope["path"])
+        refused = Refused(
+            actor=identity.actor if isinstance(identity, Identity) else NOBODY,
+            address=addresses.client_address(request),
+            action=f"{request.method} {route}",
+            subject=error.subject or request.scope["path"],
+            code=error.code,
+            message=error.message,
+        )
+        replica.of(request).refusals.note(refused)
+    return answers.answer(request, error)

@@ -8,6 +8,12 @@ An upload that breaks off stays for a while: its runner asks how much is there, 
 replica or another. Whoever takes it up is its writer from then on, and what the request before still sends is refused.
 What nobody takes up is swept.
 
+A content is named by its hash, and whoever names it can read it as its own: so a runner may name what it has sent
+itself, whole, and nothing else. One that was stored by others is sent to be hashed, and is not stored again; the
+runner that has done so once need not do it again. That is more than an answer to a challenge about parts of it would
+show, which one who lacks only a few bytes, a key in an archive, could give as well. Of what a runner has not sent, a
+replica says what it says of what is not there.
+
 Chunks are in Postgres, or in an object store; each content remembers where its own are. An object has its writer's
 name, and counts only once Postgres took that name down as the chunk's: who is the writer no more can store objects, but
 takes nothing's place.
@@ -56,7 +62,7 @@ class Blobs:
 
     async def state(self, sha256: str, runner: UUID) -> BlobState:
         """Say how much of a content need not be sent."""
-        whole = await self._database.row(sql.BLOB_EXISTS, sha256)
+        whole = await self._database.row(sql.BLOB_KNOWN, sha256, runner)
         if whole is not None:
             return BlobState(is_whole=True, size_bytes=whole["size_bytes"])
         begun = await self._database.row(sql.UPLOAD_FIND, runner, sha256)
@@ -64,29 +70,28 @@ class Blobs:
         return BlobState(is_whole=False, size_bytes=size)
 
     async def upload(self, sha256: str, body: AsyncIterator[bytes], *, runner: UUID, offset: int = 0) -> None:
-        """Store a content, unless it is there already.
+        """Store a content; where it is there already, see that the runner has it, too.
 
-        :param offset: how many bytes of it are stored already, by an upload that broke off.
+        :param offset: how many bytes of it are stored already, by an upload of this runner that broke off.
         :raises RequestInvalid: when what came has another hash; nothing of it stays.
         :raises Conflict: when another number of bytes is there.
         """
-        if await self._database.value(sql.BLOB_EXISTS, sha256) is not None:
-            async for _ in body:  # its sender waits for the answer only after it has sent all
-                pass
+        if not offset and await self._database.value(sql.BLOB_EXISTS, sha256) is not None:
+            await _compare(body, sha256)
+            await self._database.rows(sql.BLOB_SENT, sha256, runner)
             return
         upload = await self._begin(sha256, runner) if not offset else await self._take_up(sha256, runner, offset)
         async for chunk in _chunks(body, upload.chunk_bytes):
             if upload.size_bytes + len(chunk) > BLOB_BYTES_MAXIMUM:
                 await self._discard(upload)
-                raise TooLarge(f"an artifact has at most {BLOB_BYTES_MAXIMUM // 1024**3} GiB")
+                raise _too_large()
             await self._add(upload, chunk)
         if upload.digest.hexdigest() != sha256:
             await self._discard(upload)
-            raise RequestInvalid(
-                f"the content has SHA-256 {upload.digest.hexdigest()}, and was sent as {sha256}", code="blob_damaged"
-            )
+            raise _damaged(upload.digest.hexdigest(), sha256)
         if not await self._finish(upload, sha256):
             await self._discard(upload)
+        await self._database.rows(sql.BLOB_SENT, sha256, runner)
 
     async def content(self, blob: UUID, size: int) -> AsyncIterator[bytes]:
         """Give a content, chunk by chunk."""
@@ -181,6 +186,27 @@ class _Upload:
         self.digest.update(chunk)
         self.size_bytes += len(chunk)
         self.position += 1
+
+
+async def _compare(body: AsyncIterator[bytes], sha256: str) -> None:
+    """Read a content that is stored already: what counts is that its sender has it."""
+    digest = hashlib.sha256()
+    size = 0
+    async for piece in body:
+        size += len(piece)
+        if size > BLOB_BYTES_MAXIMUM:
+            raise _too_large()
+        digest.update(piece)
+    if digest.hexdigest() != sha256:
+        raise _damaged(digest.hexdigest(), sha256)
+
+
+def _damaged(found: str, sent_as: str) -> RequestInvalid:
+    return RequestInvalid(f"the content has SHA-256 {found}, and was sent as {sent_as}", code="blob_damaged")
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"an artifact has at most {BLOB_BYTES_MAXIMUM // 1024**3} GiB")
 
 
 def _taken(what: str) -> Conflict:

@@ -20,6 +20,7 @@ from orchestrator import artifacts, events
 from orchestrator.database import Database, Row
 from orchestrator.parts import Parts
 from orchestrator.problems import Forbidden, NotFound, RequestInvalid, TooLarge
+from orchestrator.rights import Visible
 from orchestrator.sql import artifacts as artifacts_sql
 from orchestrator.sql import blobs as blobs_sql
 from orchestrator.sql import caches as sql
@@ -122,9 +123,9 @@ async def save(here: Parts, runner: UUID, job: UUID, attempt: int, message: Cach
     async with here.database.transaction() as connection:
         if await connection.fetchrow(artifacts_sql.ATTEMPT_HOLD, job, attempt, runner) is None:
             raise events.gone(job, attempt)
-        blob = await connection.fetchrow(blobs_sql.BLOB_GET, artifacts.check_sha256(message.sha256))
+        blob = await connection.fetchrow(blobs_sql.BLOB_GET, artifacts.check_sha256(message.sha256), runner)
         if blob is None:
-            raise NotFound(f"no content with SHA-256 {message.sha256} was uploaded", code="blob_unknown")
+            raise NotFound(f"no content with SHA-256 {message.sha256} was uploaded by this runner", code="blob_unknown")
         size, maximum = blob["size_bytes"], _size_maximum(here)
         if size > maximum:
             raise TooLarge(
@@ -150,8 +151,8 @@ async def save(here: Parts, runner: UUID, job: UUID, attempt: int, message: Cach
     return CacheSaved(saved=True)
 
 
-async def listed(database: Database, pipeline: str | None) -> list[Cache]:
-    """List caches, what was used last first."""
+async def listed(database: Database, pipeline: str | None, visible: Visible) -> list[Cache]:
+    """List caches of pipelines that may be seen, what was used last first."""
     return [
         Cache(
             pipeline=row["pipeline"],
@@ -164,7 +165,7 @@ async def listed(database: Database, pipeline: str | None) -> list[Cache]:
             hits=row["hits"],
             job=row["job_number"],
         )
-        for row in await database.rows(sql.CACHES_LIST, pipeline, LISTED_MAXIMUM)
+        for row in await database.rows(sql.CACHES_LIST, pipeline, LISTED_MAXIMUM, visible.held, visible.within)
     ]
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 
 import asyncpg
 
-from orchestrator import problems
+from orchestrator import origins, problems
 from schema import database
 from schema.database import DatabaseUnavailable
 
@@ -66,9 +66,12 @@ class Database:
 
     @staticmethod
     @asynccontextmanager
-    async def open(url: str, *, connections_maximum: int, listen_url: str | None = None) -> AsyncGenerator[Database]:
+    async def open(
+        url: str, *, connections_maximum: int, listen_url: str | None = None, name: str = "moonyard orchestrator"
+    ) -> AsyncGenerator[Database]:
         """Connect.
 
+        :param name: of who connects, as `pg_stat_activity` shows it.
         :param listen_url: where Postgres itself is reached, or ``LISTEN_OFF``; by default it is at ``url``, unless a
             pooler is found there.
         :raises DatabaseUnavailable: when it cannot be reached.
@@ -87,7 +90,7 @@ class Database:
                 # release would be one more round trip for each statement.
                 reset=_keep,
                 statement_cache_size=0 if is_pooled else STATEMENTS_KEPT,
-                server_settings={"application_name": "moonyard orchestrator"} | ({} if is_pooled else PLANNED_ONCE),
+                server_settings={"application_name": name} | ({} if is_pooled else PLANNED_ONCE),
             )
         try:
             direct = None if is_pooled and listen_url in {None, LISTEN_OFF} else listen_url or url
@@ -99,13 +102,13 @@ class Database:
     async def rows(self, statement: str, *values: Value) -> list[Row]:
         """Run a statement in a transaction of its own and give its rows."""
         with _errors(self.url):
-            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, _told(connection):
                 return await connection.fetch(statement, *values)
 
     async def row(self, statement: str, *values: Value) -> Row | None:
         """Run a statement in a transaction of its own and give its first row."""
         with _errors(self.url):
-            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection:
+            async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, _told(connection):
                 return await connection.fetchrow(statement, *values)
 
     async def value(self, statement: str, *values: Value) -> Value:
@@ -118,6 +121,9 @@ class Database:
         """Run statements in one transaction."""
         with _errors(self.url):
             async with self._pool.acquire(timeout=ACQUIRE_SECONDS) as connection, connection.transaction():
+                address = origins.address.get()
+                if address is not None:
+                    await connection.execute(origins.TELL, address)
                 yield connection
 
     @asynccontextmanager
@@ -145,6 +151,18 @@ async def _is_pooled(url: str) -> bool:
         return process != connection.get_server_pid()
     finally:
         await connection.close(timeout=database.CONNECT_SECONDS)
+
+
+@asynccontextmanager
+async def _told(connection: Connection) -> AsyncGenerator[None]:
+    """Tell the transaction of a statement where its request comes from, if anything is known of that."""
+    address = origins.address.get()
+    if address is None:
+        yield
+        return
+    async with connection.transaction():
+        await connection.execute(origins.TELL, address)
+        yield
 
 
 async def _keep(_connection: object) -> None:

@@ -32,8 +32,12 @@ log: Final = logging.getLogger(__name__)
 _PLUGIN_STAGE: Final = re.compile(r"plugin:[a-z][a-z0-9_]{0,59}")
 
 
-async def deliver(here: Parts, identity: Identity, job: UUID, attempt: int, asked: SecretAsk) -> SecretDelivery:
+async def deliver(
+    here: Parts, identity: Identity, job: UUID, attempt: int, asked: SecretAsk, address: str
+) -> SecretDelivery:
     """Give a secret to an attempt.
+
+    :param address: of the runner, for the audit.
 
     :raises Conflict: when the attempt is not the runner's, or no longer.
     :raises Forbidden: when it is not granted, or not in this way.
@@ -81,9 +85,12 @@ async def deliver(here: Parts, identity: Identity, job: UUID, attempt: int, aske
         delivered = None if refusal is not None or found is None else found["id"]
         reference = asked.name if found is None else subject(found).reference
         await connection.execute(sql.ATTEMPT_NOTE_ASKED, job, attempt, delivered)
-        await connection.execute(sql.NOTE, f"runner {identity.name}", action, f"secret {reference}", as_json(detail))
+        result = "done" if refusal is None else "refused"
+        actor = f"runner {identity.name}"
+        await connection.execute(sql.NOTE_ASKED, actor, action, f"secret {reference}", as_json(detail), address, result)
     if refusal is not None:
         log.warning("secret `%s` was refused to job %d: %s", asked.name, held["number"], refusal.code)
+        refusal.is_of_rights = False  # its row is written
         raise refusal
     assert found is not None, "what is not there is refused"
     return SecretDelivery(name=asked.name, version=found["number"], value=value, readable=found["readable"])
@@ -117,8 +124,9 @@ async def _refusal(
 
 def _not_granted(asked: SecretAsk) -> Forbidden:
     """Refuse alike what there is not and what was not granted: who asks does not learn which secrets there are."""
+    where = f"in stage `{asked.stage[:100]}`" if asked.stage else "as a whole"
     return Forbidden(
-        f"no secret `{asked.name[:100]}` is granted to this job in stage `{asked.stage[:100]}`",
+        f"no secret `{asked.name[:100]}` is granted to this job {where}",
         code="secret_not_granted",
         hint="`moonyard secret list` and `moonyard grant list` show those who may grant it what there is: the secret's "
         "name, and the pipeline, stages, inputs and runners that its grants are for.",
@@ -133,6 +141,8 @@ def _stage_names(definition: PipelineDefinition, stage: str) -> list[str]:
     for known in (*definition.stages, *definition.on_cancel, *definition.finally_):
         if known.name == stage:
             return sorted({known.name, known.name_in_file})
+    if not stage:
+        return [stage]  # the job's services
     if definition.plugins and _PLUGIN_STAGE.fullmatch(stage):
         return [stage]  # its setup, or its teardown
     raise RequestInvalid(f"pipeline `{definition.name}` has no stage {stage[:100]!r}")

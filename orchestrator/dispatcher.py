@@ -57,6 +57,8 @@ MARK_SLACK: Final = 200
 """How far below the lowest place just claimed the next claim starts to look."""
 LOOK_SHARE: Final = 0.05
 """How much of the time may go into looks from the start."""
+BOUND: Final = "@"
+"""Among the tags of runners that are bound to pipelines: they look at no jobs that ask for nothing."""
 
 Tags = tuple[str, ...]
 
@@ -201,6 +203,8 @@ class Dispatcher:
             is_empty = len(rows) < len(slots)
             if not is_empty:
                 self._empty_for.discard(tags)
+            if BOUND in tags:
+                continue  # it says nothing of what the mark is about
             untagged = [row["place"] for row in rows if not row["is_tagged"]]
             if is_empty:
                 self._mark = PLACE_NONE
@@ -227,7 +231,8 @@ class Dispatcher:
 
     async def _claim(self, slots: list[Waiting]) -> list[Row]:
         started = anyio.current_time()
-        from_start = self._mark == PLACE_UNKNOWN or started >= self._look_from_start_at
+        is_bound = BOUND in slots[0].tags
+        from_start = not is_bound and (self._mark == PLACE_UNKNOWN or started >= self._look_from_start_at)
         rows = await self._database.rows(
             sql.JOBS_CLAIM,
             PLACE_UNKNOWN if from_start else self._mark,

@@ -21,12 +21,12 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     :raises RequestInvalid: naming the query parameters that there are.
     :raises MediaTypeUnsupported: when the body is of another type.
     """
-    if handler.opt.get(access.KEY) == "public":
+    assert isinstance(handler, HTTPRouteHandler), "there are no routes of another kind"
+    if handler.opt.get(access.KEY) == "public" and not handler.tags:
+        # The framework's own: the description of all routes, and its page for a path that leads nowhere.
         if connection.path_params:
-            # No public route of ours has any: this is the framework's own page for a path that leads nowhere.
             raise NotFoundException
         return
-    assert isinstance(handler, HTTPRouteHandler), "there are no routes of another kind"
     _check_query(connection, handler)
     content_type = connection.headers.get("content-type")
     if handler.parsed_data_field is not None and content_type is not None and not _is_json(content_type):

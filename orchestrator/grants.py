@@ -10,6 +10,7 @@ import msgspec
 from orchestrator.database import Database, Row
 from orchestrator.pipelines import searchable
 from orchestrator.problems import NotFound, RequestInvalid
+from orchestrator.rights import ALL, Visible
 from orchestrator.secrets import as_json, find, split
 from orchestrator.sql import secrets as sql
 from schema import times
@@ -45,17 +46,26 @@ async def add(database: Database, message: GrantCreate, *, follows: bool, actor:
         follows if message.follows is None else message.follows,
         actor,
     )
-    row = await database.row(sql.GRANTS_LIST, made, None, None)
-    if row is None:
-        raise unknown(str(made))  # somebody removed it just now
-    return _grant(row)
+    return await get(database, made)
 
 
-async def listed(database: Database, *, secret: str | None, pipeline: str | None) -> GrantList:
-    """List grants, of a secret or a pipeline or all."""
+async def listed(database: Database, visible: Visible, *, secret: str | None, pipeline: str | None) -> GrantList:
+    """List grants for pipelines whose secrets may be managed, of a secret or a pipeline or all."""
     only = None if secret is None else await find(database, secret)
-    rows = await database.rows(sql.GRANTS_LIST, None, only, None if pipeline is None else searchable(pipeline))
+    named = None if pipeline is None else searchable(pipeline)
+    rows = await database.rows(sql.GRANTS_LIST, None, only, named, visible.held, visible.within)
     return GrantList(grants=[_grant(row) for row in rows])
+
+
+async def get(database: Database, grant: UUID) -> Grant:
+    """Give a grant.
+
+    :raises NotFound: when there is none of that id.
+    """
+    row = await database.row(sql.GRANTS_LIST, grant, None, None, [ALL], None)
+    if row is None:
+        raise unknown(str(grant))
+    return _grant(row)
 
 
 async def remove(database: Database, grant: UUID, actor: str) -> Grant:
@@ -63,10 +73,9 @@ async def remove(database: Database, grant: UUID, actor: str) -> Grant:
 
     :raises NotFound: when there is none of that id.
     """
-    row = await database.row(sql.GRANTS_LIST, grant, None, None)
+    held = await get(database, grant)
     await database.rows(sql.GRANT_REMOVE, grant, actor)
-    assert row is not None, "the function refuses what is not there"
-    return _grant(row)
+    return held
 
 
 async def confirm(database: Database, message: GrantsConfirm, actor: str) -> GrantsConfirmed:

@@ -10,12 +10,15 @@ Runners learn with each claim and heartbeat which hosts have a limit, so nothing
 where there is no limit a replica's look at an empty table is all. For a host that has one, a runner takes permits in
 batches: a piece of the limit's time, behind the piece of whoever asked before. A batch is no more than comes in a
 second, and a runner takes the next one when the last is used, so runners take turns whatever each of them has waiting.
-What is not used lapses with its time. The times are the database's: the answer says how long until the first permit.
+A runner that asks before its last permit is due is told of the same ones again: it was started again, and forgot them,
+or wants more than its turn, which nobody waits for. What is not used lapses with its time. The times are the
+database's: the answer says how long until the first permit.
 """
 
 from __future__ import annotations
 
 from typing import Final
+from uuid import UUID
 
 from orchestrator.database import Database
 from orchestrator.problems import NotFound
@@ -78,12 +81,12 @@ class HttpLimits:
         await self.look()
         return removed
 
-    async def take(self, host: str, wanted: int) -> HttpPermits:
-        """Take permits for a runner.
+    async def take(self, host: str, runner: UUID, wanted: int) -> HttpPermits:
+        """Take permits for a runner; one that has some that are not due yet is told of those again.
 
         :raises NotFound: when the limit is there no more.
         """
-        row = await self._database.row(sql.HTTP_PERMITS_TAKE, _clean(host), wanted, PERMITS_MAXIMUM)
+        row = await self._database.row(sql.HTTP_PERMITS_TAKE, _clean(host), runner, wanted, PERMITS_MAXIMUM)
         if row is None:
             raise NotFound(f"there is no limit for `{host[:80]}`", code="http_limit_unknown")
         return HttpPermits(granted=row["size"], delay=row["delay"], interval=row["interval_seconds"], rate=row["rate"])

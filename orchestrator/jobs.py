@@ -15,6 +15,7 @@ from orchestrator import pipelines, reports
 from orchestrator.database import Database, Row
 from orchestrator.notifications import Notifications
 from orchestrator.problems import NotFound
+from orchestrator.rights import Visible
 from orchestrator.sql import jobs as sql
 from orchestrator.sql import shells as shells_sql
 from orchestrator.sql import workspaces as workspaces_sql
@@ -90,12 +91,22 @@ async def get(database: Database, job: UUID) -> Job:
 
 
 async def listed(
-    database: Database, *, state: JobState | None, pipeline: str | None, limit: int, before: int | None
+    database: Database,
+    visible: Visible,
+    *,
+    state: JobState | None,
+    pipeline: str | None,
+    limit: int,
+    before: int | None,
 ) -> JobList:
-    """List jobs, the newest first."""
+    """List jobs of pipelines that may be seen, the newest first."""
     below = _NUMBER_MAXIMUM if before is None else min(before, _NUMBER_MAXIMUM)
-    statement = sql.jobs_list(state, of_pipeline=pipeline is not None)
-    rows = await database.rows(statement, below, limit + 1, *([] if pipeline is None else [pipeline]))
+    named = [] if pipeline is None else [pipeline]
+    if visible.is_everything:
+        rows = await database.rows(sql.jobs_list(state, of_pipeline=bool(named)), below, limit + 1, *named)
+    else:
+        statement = sql.jobs_list_visible(state, of_pipeline=bool(named))
+        rows = await database.rows(statement, below, limit + 1, visible.held, visible.within, *named)
     page = [_job(row) for row in rows[:limit]]
     return JobList(jobs=page, before=page[-1].number if len(rows) > limit else None)
 

@@ -137,6 +137,8 @@ class Leaks:
         """Give a batch without the values; the same one where it holds none."""
         if not delivered.is_in(batch.data):
             return batch
+        if await self._database.value(sql.ATTEMPT_VERSION, job, attempt, runner) is None:
+            return batch  # another's attempt: nothing of this is stored, and nobody's defect is told
         events = [_without(event, delivered.texts) for event in batch.events]
         changed = [new.seq for old, new in zip(batch.events, events, strict=True) if new is not old]
         if not changed:

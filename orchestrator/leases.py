@@ -3,7 +3,8 @@
                    claim                       events with a final state
     queued ───────────────────> running ─────────────────────────────────> succeeded, failed, cancelled
        ^                           │
-       │   losses <= maximum       │ lease ran out (the runner was silent for lease_seconds)
+       │   losses <= maximum       │ lease ran out (the runner was silent for lease_seconds), or, not counted as a
+       │                           │ loss, the runner was revoked
        └───────────────────────────┤
                                    ├──> lost        more losses than that
                                    └──> cancelled   a user had asked for it
@@ -67,7 +68,10 @@ async def lose_expired(database: Database, notifications: Notifications, *, loss
     async with database.transaction() as connection:
         rows = await connection.fetch(sql.LEASES_EXPIRED)
         for row in rows:
-            await lose(connection, row, outcome(row, _silent(row), losses_maximum), losses=1)
+            if row["revoked_by"] is None:
+                await lose(connection, row, outcome(row, _silent(row), losses_maximum), losses=1)
+            else:  # nobody's fault: it is not counted
+                await lose(connection, row, ("cancelled" if row["cancel"] else "queued", _revoked(row)), losses=0)
     tell(notifications, rows)
     return len(rows)
 
@@ -84,6 +88,11 @@ async def give_back(database: Database, notifications: Notifications, job: UUID,
 
 def _silent(row: Row) -> ErrorInfo:
     what = f"attempt {row['attempt']} was lost: nothing was heard of runner `{row['runner']}` until its lease ran out"
+    return ErrorInfo(code=LOST, message=what)
+
+
+def _revoked(row: Row) -> ErrorInfo:
+    what = f"attempt {row['attempt']} was lost: runner `{row['runner']}` was revoked by {row['revoked_by']}"
     return ErrorInfo(code=LOST, message=what)
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 import asyncpg
 
-from orchestrator import leases, releases, retention, schedules, shells
+from orchestrator import audit, leases, logins, releases, retention, schedules, shells
 from orchestrator.parts import Parts
 from orchestrator.problems import StoreUnavailable
 from orchestrator.sql import blobs as blobs_sql
@@ -33,7 +33,11 @@ SCHEDULES_SECONDS: Final = 1.0
 SHELLS_SECONDS: Final = 2.0
 TOKENS_SECONDS: Final = 10.0
 HTTP_LIMITS_SECONDS: Final = 5.0
+AUDIT_SECONDS: Final = 1.0
+HEAD_SECONDS: Final = 600.0
 SWEEP_SECONDS: Final = 600.0
+PLUGINS_SECONDS: Final = 6 * 3600.0
+"""Each time reads what all versions of pipelines are locked with."""
 FIRST_SECONDS: Final = 20.0
 """How soon a duty is done for the first time at the latest: a replica may be restarted more often than it is due."""
 UPLOAD_AGE_MAXIMUM: Final = 2 * 3600.0
@@ -57,19 +61,33 @@ async def run(parts: Parts) -> None:
     async def end_shells() -> None:
         await shells.end_overdue(parts)
 
+    async def seal() -> None:
+        await parts.refusals.flush()
+        await audit.seal(parts.database)
+
+    async def tell_head() -> None:
+        # Logs are kept elsewhere: who writes the chain anew does not reach them.
+        log.info("the head of the audit is %s", await audit.head(parts.database) or "not there yet")
+
     async def sweep() -> None:
         if parts.settings.keep_days is not None:
             await retention.remove_old_jobs(parts.database, parts.settings.keep_days)
-            await retention.remove_old_audit(parts.database, parts.settings.keep_days)
+        if parts.settings.keep_audit_days is not None:
+            await audit.remove_old(parts.database, parts.settings.keep_audit_days)
         await retention.remove_expired_workspaces(parts.database)
+        await retention.remove_old_deliveries(parts.database)
         await retention.remove_unused_caches(parts.database, parts.settings.cache_days)
         await parts.database.rows(shells_sql.CONTAINERS_REMOVE_EXPIRED)
         await retention.remove_expired_artifacts(parts.database)
+        await logins.forget_old(parts.database)
         await parts.database.rows(blobs_sql.BLOBS_SWEEP_NASCENT, UPLOAD_AGE_MAXIMUM)
         # One may be named at this very moment: then the rest is swept the next time.
         with contextlib.suppress(asyncpg.ForeignKeyViolationError):
             await parts.database.rows(blobs_sql.BLOBS_SWEEP_UNNAMED, UNNAMED_AGE_MAXIMUM)
         await parts.blobs.remove_remnants()
+
+    async def sweep_plugins() -> None:
+        await retention.remove_unnamed_plugins(parts.database)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_repeat, "looking for leases that ran out", LEASES_SECONDS, expire, LEASES_SECONDS_MAXIMUM)
@@ -78,7 +96,10 @@ async def run(parts: Parts) -> None:
         tasks.start_soon(_repeat, "ending shells", SHELLS_SECONDS, end_shells)
         tasks.start_soon(_repeat, "noting the use of tokens", TOKENS_SECONDS, parts.authentication.note_uses)
         tasks.start_soon(_repeat, "looking for http limits", HTTP_LIMITS_SECONDS, parts.http_limits.look)
+        tasks.start_soon(_repeat, "sealing the audit", AUDIT_SECONDS, seal)
+        tasks.start_soon(_repeat, "telling the head of the audit", HEAD_SECONDS, tell_head)
         tasks.start_soon(_repeat, "removing what is old", SWEEP_SECONDS, sweep)
+        tasks.start_soon(_repeat, "removing plugins that nothing names", PLUGINS_SECONDS, sweep_plugins)
 
 
 async def _repeat(

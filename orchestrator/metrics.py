@@ -51,6 +51,13 @@ class Metrics:
         )
         self._runners = Gauge("moonyard_runners", "Registered runners, by state.", ["state"], registry=self._registry)
 
+        self._deliveries = Counter(
+            "moonyard_hook_deliveries",
+            "What came to webhooks of this replica, by what became of it.",
+            ["result"],
+            registry=self._registry,
+        )
+
     async def text(self, database: Database) -> bytes:
         """Give all figures in Prometheus' text format.
 
@@ -70,3 +77,7 @@ class Metrics:
         self._requests.labels(method, route, str(status or "broken off")).inc()
         if not route.startswith(_WAITING_ROUTES):
             self._seconds.labels(route).observe(seconds)
+
+    def note_delivery(self, result: str) -> None:
+        """Count what came to a webhook: `submitted`, `again`, `skipped`, `failed`, `answered`, or `refused`."""
+        self._deliveries.labels(result).inc()

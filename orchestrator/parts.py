@@ -13,10 +13,12 @@ from orchestrator.blobs import Blobs
 from orchestrator.checking import Checker
 from orchestrator.database import Database
 from orchestrator.dispatcher import Dispatcher
+from orchestrator.hooks.deliveries import Deliveries
 from orchestrator.http_limits import HttpLimits
 from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
 from orchestrator.record import Record
+from orchestrator.refusals import Refusals
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.submissions import Submissions
 from orchestrator.versions import Versions
@@ -35,6 +37,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     record: Record
     submissions: Submissions
     http_limits: HttpLimits
+    hooks: Deliveries
+    refusals: Refusals
     checker: Checker
     metrics: Metrics
     draining: anyio.Event
@@ -57,7 +61,7 @@ def of(connection: ASGIConnection[Any, Any, Any, Any]) -> Parts:
 
 def actor(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
     """Name who sent a request, for the audit."""
-    return f"token {identity(connection).name}"
+    return identity(connection).actor
 
 
 def identity(connection: ASGIConnection[Any, Any, Any, Any]) -> Identity:

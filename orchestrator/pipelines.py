@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Final
 
 import msgspec
@@ -10,6 +12,7 @@ import msgspec
 from orchestrator import plugins
 from orchestrator.database import Database, Row
 from orchestrator.problems import NotFound
+from orchestrator.rights import Visible
 from orchestrator.sql import pipelines as sql
 from orchestrator.versions import decode_definition, decode_lock
 from plugins.resolution import Resolved
@@ -20,6 +23,16 @@ from schema.plugins import version_hash
 from schema.wire import PipelineVersion
 
 SHA256_LENGTH: Final = 64
+
+
+class PipelineUnknown(NotFound):
+    """There is no pipeline of that name, or none that whoever asks may know of."""
+
+    code = "pipeline_unknown"
+
+    def __init__(self, message: str, *, name: str, code: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.name = name
 
 
 async def store(
@@ -59,8 +72,9 @@ async def store(
     )
 
 
-async def listed(database: Database) -> list[PipelineVersion]:
-    return [_version(row) for row in await database.rows(sql.PIPELINES_LIST)]
+async def listed(database: Database, visible: Visible) -> list[PipelineVersion]:
+    """List the pipelines that may be seen, with their newest versions."""
+    return [_version(row) for row in await database.rows(sql.PIPELINES_LIST, visible.held, visible.within)]
 
 
 async def shown(database: Database, name: str, version: str | None = None) -> PipelineVersion:
@@ -72,7 +86,8 @@ async def shown(database: Database, name: str, version: str | None = None) -> Pi
 async def find(database: Database, name: str, version: str | None) -> Row:
     """Find a version of a pipeline, by default the newest.
 
-    :raises NotFound: with the names that are near, where there is no such pipeline.
+    :raises PipelineUnknown: when there is no such pipeline.
+    :raises NotFound: when it has no such version.
     """
     if version is None:
         row = await database.row(sql.PIPELINE_GET, searchable(name))
@@ -80,20 +95,38 @@ async def find(database: Database, name: str, version: str | None) -> Row:
         row = await database.row(sql.VERSION_OF_PIPELINE, searchable(name), searchable(version))
     if row is not None:
         return row
-    names = [known["name"] for known in await database.rows(sql.PIPELINE_NAMES)]
-    if name in names:
+    if version is not None and await database.row(sql.PIPELINE_GET, searchable(name)) is not None:
         raise NotFound(
             f"pipeline `{name}` has no version `{version}`",
             code="version_unknown",
             hint=f"A version is named by all {SHA256_LENGTH} hex digits of its SHA-256.",
         )
-    near = difflib.get_close_matches(name, names, n=3)
-    hint = (
-        f"Did you mean {' or '.join(f'`{known}`' for known in near)}?"
-        if near
-        else "`moonyard pipeline list` lists those that there are; `moonyard pipeline push FILE` brings one."
+    raise unknown(name)
+
+
+def unknown(name: str) -> PipelineUnknown:
+    """Say that there is no such pipeline."""
+    return PipelineUnknown(
+        f"there is no pipeline `{name[:100]}`",
+        name=name,
+        hint="`moonyard pipeline list` lists those that there are; `moonyard pipeline push FILE` brings one.",
     )
-    raise NotFound(f"there is no pipeline `{name[:100]}`", code="pipeline_unknown", hint=hint)
+
+
+@asynccontextmanager
+async def naming_near(database: Database, visible: Visible) -> AsyncGenerator[None]:
+    """Where it turns out that there is no such pipeline, name those that are like it, and may be seen by who asks.
+
+    :raises PipelineUnknown: as the block did, with the names that are near.
+    """
+    try:
+        yield
+    except PipelineUnknown as error:
+        rows = await database.rows(sql.PIPELINE_NAMES, visible.held, visible.within)
+        near = difflib.get_close_matches(error.name, [row["name"] for row in rows], n=3)
+        if near:
+            error.hint = f"Did you mean {' or '.join(f'`{known}`' for known in near)}?"
+        raise
 
 
 def searchable(text: str) -> str:

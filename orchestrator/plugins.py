@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
+from uuid import UUID
 
 import msgspec
 
@@ -117,12 +118,12 @@ async def store(connection: Connection, plugins: Iterable[Plugin]) -> None:
         )
 
 
-async def contents(database: Database, sha256: str) -> PluginContents:
-    """Give the files of a plugin by its hash.
+async def contents(database: Database, runner: UUID, sha256: str) -> PluginContents:
+    """Give the files of a plugin by its hash, to a runner whose job's version is locked with it.
 
-    :raises NotFound: when there is none.
+    :raises NotFound: when there is none, or no job of the runner has it.
     """
-    row = await database.row(sql.CONTENTS_GET, sha256.replace("\0", ""))
+    row = await database.row(sql.CONTENTS_GET, sha256.replace("\0", ""), runner)
     if row is None:
         raise NotFound(f"there is no plugin with the hash `{sha256[:64]}`", code="plugin_unknown")
     return PluginContents(sha256=sha256, files=_decode(row["files"]))

@@ -1,19 +1,19 @@
 """Errors as answers: every one is a problem document (RFC 9457) with a stable ``code``.
 
 What the orchestrator refuses is a ``Refusal`` with its HTTP status; what the framework refuses, and what breaks, is
-turned into the same shape here, in one place.
+turned into the same shape here, in one place. ``orchestrator.answers`` sends it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import asyncpg
-import msgspec
-from litestar import Request, Response
+from litestar import Request
 from litestar.exceptions import HTTPException, SerializationException, ValidationException
 from litestar.handlers import HTTPRouteHandler
 
@@ -21,7 +21,7 @@ from schema import log_context
 from schema.database import DatabaseUnavailable
 from schema.definition import InputsInvalid, PipelineInvalid
 from schema.errors import MoonyardError
-from schema.wire import PROBLEM_MEDIA_TYPE, ProblemDocument
+from schema.wire import ProblemDocument
 
 log: Final = logging.getLogger(__name__)
 
@@ -39,6 +39,16 @@ class Refusal(MoonyardError):
 
     code = "request_refused"
     status = 400
+    is_of_rights: bool = False
+    """It is about who may do what: the audit has a row of it."""
+    subject: str | None = None
+    """What that row says that it was about; by default the path that was asked."""
+
+    def audited(self, subject: str) -> Self:
+        """Have the audit say that this was refused, and on what."""
+        self.is_of_rights = True
+        self.subject = subject
+        return self
 
 
 class RequestInvalid(Refusal):
@@ -53,6 +63,7 @@ class Unauthenticated(Refusal):
 
     code = "token_invalid"
     status = 401
+    is_of_rights = True
 
 
 class Forbidden(Refusal):
@@ -60,6 +71,7 @@ class Forbidden(Refusal):
 
     code = "token_kind_wrong"
     status = 403
+    is_of_rights = True
 
 
 class NotFound(Refusal):
@@ -83,6 +95,20 @@ class TooLarge(Refusal):
     status = 413
 
 
+class TooMany(Refusal):
+    """More than is done at once, or within a time.
+
+    :param seconds: after which a next try is worth it.
+    """
+
+    code = "too_many_requests"
+    status = 429
+
+    def __init__(self, message: str, *, seconds: float, code: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, code=code, hint=hint)
+        self.seconds = seconds
+
+
 class MediaTypeUnsupported(Refusal):
     """A body that is said to be of a type that the route does not take."""
 
@@ -104,16 +130,8 @@ def refused(error: asyncpg.RaiseError) -> Refusal:
     return kind(str(error.args[0]), code=code, hint=error.hint)
 
 
-def answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Turn whatever ended a request into its answer."""
-    problem, headers = _problem(request, error)
-    problem = msgspec.structs.replace(problem, request_id=_request_id())
-    return Response(
-        msgspec.json.encode(problem), status_code=problem.status, media_type=PROBLEM_MEDIA_TYPE, headers=headers
-    )
-
-
-def _problem(request: Request[Any, Any, Any], error: Exception) -> tuple[ProblemDocument, dict[str, str]]:
+def of(request: Request[Any, Any, Any], error: Exception) -> tuple[ProblemDocument, dict[str, str]]:
+    """Turn whatever ended a request into a problem, and give the headers that go with it."""
     path = request.url.path
     match error:
         case PipelineInvalid():
@@ -122,6 +140,8 @@ def _problem(request: Request[Any, Any, Any], error: Exception) -> tuple[Problem
             return _of(error, 422, path), {}
         case Unauthenticated():
             return _of(error, error.status, path), {"WWW-Authenticate": 'Bearer realm="moonyard"'}
+        case TooMany():
+            return _of(error, error.status, path), {"Retry-After": str(math.ceil(error.seconds))}
         case StoreUnavailable():
             log.warning("%s %s: %s", request.method, path, error.message)
             return _of(error, error.status, path), {"Retry-After": "1"}
@@ -146,12 +166,12 @@ def _problem(request: Request[Any, Any, Any], error: Exception) -> tuple[Problem
             log.error("%s %s met a defect", request.method, path, exc_info=error)
             defect = MoonyardError(
                 f"the orchestrator has a defect: {type(error).__name__}",
-                hint=f"Its log has the details, under request {_request_id()}.",
+                hint=f"Its log has the details, under request {request_id()}.",
             )
             return _of(defect, 500, path), {}
 
 
-def _request_id() -> str | None:
+def request_id() -> str | None:
     """Give the id under which the log has the request that is being answered."""
     found = log_context.current().get("request")
     return None if found is None else str(found)

@@ -19,7 +19,7 @@ import anyio
 import msgspec
 
 from orchestrator.database import Database
-from orchestrator.events import Batch, gap, gone, invalid, unknown_attempt
+from orchestrator.events import Batch, gap, gone, invalid
 from orchestrator.gathering import Gatherer
 from orchestrator.leaks import Leaks
 from orchestrator.notifications import Notifications
@@ -119,9 +119,8 @@ class Record:
         """Say why a batch was not stored, or how far the record goes."""
         job, attempt, batch = told.job, told.attempt, told.batch
         row = await self._database.row(sql.ATTEMPT_LOOK, job, attempt)
-        if row is None:
-            raise unknown_attempt(job, attempt)
-        if row["runner_id"] != told.runner or row["state"] == "lost":
+        # Whoever does not hold it does not learn whether it is there.
+        if row is None or row["runner_id"] != told.runner or row["state"] == "lost":
             raise gone(job, attempt)
         next_seq: int = row["next_seq"]
         if next_seq >= batch.next_seq:

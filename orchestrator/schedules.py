@@ -26,6 +26,7 @@ from orchestrator import pipelines, problems, tokens
 from orchestrator.database import Connection, Database, Row
 from orchestrator.notifications import Notifications
 from orchestrator.problems import Conflict, NotFound, RequestInvalid
+from orchestrator.rights import ALL, Visible
 from orchestrator.sql import schedules as sql
 from orchestrator.submissions import Submissions
 from orchestrator.versions import decode_definition
@@ -33,7 +34,7 @@ from schema import times
 from schema.definition import PRIORITY_MAXIMUM, InputValue, resolve_inputs
 from schema.errors import ErrorInfo, MoonyardError
 from schema.ids import uuid7
-from schema.wire import JobSubmit, Schedule, ScheduleCreate, ScheduleList
+from schema.wire import JobSubmit, Schedule, ScheduleCreate, ScheduleList, Trigger
 
 log: Final = logging.getLogger(__name__)
 
@@ -83,8 +84,10 @@ async def create(database: Database, message: ScheduleCreate, actor: str) -> Sch
     return await get(database, message.name)
 
 
-async def listed(database: Database) -> ScheduleList:
-    return ScheduleList(schedules=[_schedule(row) for row in await database.rows(sql.LIST, None)])
+async def listed(database: Database, visible: Visible) -> ScheduleList:
+    """List the schedules of pipelines that may be seen."""
+    rows = await database.rows(sql.LIST, None, visible.held, visible.within)
+    return ScheduleList(schedules=[_schedule(row) for row in rows])
 
 
 async def get(database: Database, name: str) -> Schedule:
@@ -92,9 +95,9 @@ async def get(database: Database, name: str) -> Schedule:
 
     :raises NotFound: when there is none of that name.
     """
-    row = await database.row(sql.LIST, name)
+    row = await database.row(sql.LIST, name, [ALL], None)
     if row is None:
-        raise _unknown(name)
+        raise unknown(name)
     return _schedule(row)
 
 
@@ -114,7 +117,7 @@ async def pause(database: Database, name: str, actor: str) -> Schedule:
     :raises NotFound: when there is none of that name.
     """
     if await database.value(sql.PAUSE, name, actor) is None:
-        raise _unknown(name)
+        raise unknown(name)
     return await get(database, name)
 
 
@@ -171,9 +174,10 @@ async def _fire(submissions: Submissions, connection: Connection, row: Row) -> l
         )
         try:
             async with connection.transaction():
-                job, place = await submissions.submit_within(connection, message, row["name"])
-                fired.append((at, job))
-                places.append(place)
+                wanted = await submissions.prepare(message, trigger=Trigger(kind="schedule", by=row["name"]))
+                queued = await submissions.submit_within(connection, wanted)
+                fired.append((at, queued.id))
+                places.append(queued.place)
         except asyncpg.RaiseError as refusal:
             error = problems.refused(refusal).info
         except problems.Refusal as refusal:
@@ -233,7 +237,7 @@ def _no_cron(cron: str, why: str) -> RequestInvalid:
     )
 
 
-def _unknown(name: str) -> NotFound:
+def unknown(name: str) -> NotFound:
     return NotFound(
         f"there is no schedule `{name[:60]}`", code="schedule_unknown", hint="`moonyard schedule list` lists them."
     )

@@ -9,8 +9,10 @@ from uuid import UUID
 import msgspec
 
 from orchestrator.database import Database, Row
+from orchestrator.hooks import keys as hook_keys
 from orchestrator.master_keys import MasterKeys
 from orchestrator.problems import NotFound, RequestInvalid, TooLarge
+from orchestrator.rights import ALL, Visible
 from orchestrator.sealing import Sealed, Subject, Wrapped, rewrap, seal
 from orchestrator.sql import secrets as sql
 from schema import secrets, times
@@ -57,14 +59,15 @@ async def store(database: Database, keys: MasterKeys, message: SecretSet, actor:
         )
         detail = {"version": subject.version, "readable": readable, "key": sealed.key_id}
         await connection.execute(sql.NOTE, actor, "set secret", f"secret {subject.reference}", as_json(detail))
-        listed = await connection.fetchrow(sql.SECRETS_LIST, subject.secret)
+        listed = await connection.fetchrow(sql.SECRETS_LIST, subject.secret, [ALL], None)
     assert listed is not None, "it was stored"
     return msgspec.structs.replace(_secret(listed), warning=secrets.weakness(message.value))
 
 
-async def listed(database: Database) -> SecretList:
-    """List secrets, never their values."""
-    return SecretList(secrets=[_secret(row) for row in await database.rows(sql.SECRETS_LIST, None)])
+async def listed(database: Database, visible: Visible) -> SecretList:
+    """List the secrets that may be managed, never their values."""
+    rows = await database.rows(sql.SECRETS_LIST, None, visible.held, visible.within)
+    return SecretList(secrets=[_secret(row) for row in rows])
 
 
 async def shown(database: Database, secret: str) -> Secret:
@@ -72,9 +75,9 @@ async def shown(database: Database, secret: str) -> Secret:
 
     :raises NotFound: when there is none of that name.
     """
-    row = await database.row(sql.SECRETS_LIST, await find(database, secret))
+    row = await database.row(sql.SECRETS_LIST, await find(database, secret), [ALL], None)
     if row is None:  # somebody removed it just now
-        raise NotFound(f"there is no secret `{secret[:200]}`", code="secret_unknown")
+        raise unknown(secret)
     versions = [
         SecretVersion(
             number=version["number"],
@@ -110,7 +113,8 @@ async def remove(database: Database, secret: str, version: int | None, actor: st
 
 
 async def rewrap_all(database: Database, keys: MasterKeys, actor: str) -> SecretsRewrapped:
-    """Put all versions under the master key in use, a few at a time: whoever reads them meanwhile finds either.
+    """Put all versions, and the secrets of hooks, under the master key in use, a few at a time: whoever reads them
+    meanwhile finds either.
 
     :raises SecretsUnavailable: when there is no master key.
     :raises SecretDamaged: when one is not what was stored; those before it are rewrapped.
@@ -128,6 +132,7 @@ async def rewrap_all(database: Database, keys: MasterKeys, actor: str) -> Secret
         done += len(rows)
         if not rows:
             break
+    done += await hook_keys.rewrap_all(database, keys, actor)
     left = sum(row["versions"] for row in await database.rows(sql.VERSIONS_OF_OTHER_KEYS, keys.ids))
     return SecretsRewrapped(key=current, rewrapped=done, left=left)
 
@@ -157,6 +162,16 @@ def split(reference: str) -> tuple[str, str]:
             "is a pipeline's alone is named PIPELINE/NAME: build/DEPLOY_TOKEN.",
         )
     return scope, name
+
+
+def unknown(secret: str) -> NotFound:
+    """Say that there is no such secret, as `moonyard.secret_of` does."""
+    return NotFound(
+        f"there is no secret `{secret[:200]}`",
+        code="secret_unknown",
+        hint="inspect.secrets and `moonyard secret list` show which there are; one that is a pipeline's alone is named "
+        "PIPELINE/NAME.",
+    )
 
 
 def subject(row: Row) -> Subject:

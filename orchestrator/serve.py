@@ -10,26 +10,28 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 import anyio
 import anyio.abc
 import anyio.to_thread
-import uvicorn
 
-from orchestrator import app, maintenance, requests, secrets
+from orchestrator import app, exposure, maintenance, requests, secrets
 from orchestrator.authentication import Authentication
 from orchestrator.blobs import Blobs, Objects
 from orchestrator.checking import Checker
 from orchestrator.database import Database
 from orchestrator.dispatcher import Dispatcher
+from orchestrator.hooks.deliveries import Deliveries
 from orchestrator.http_limits import HttpLimits
 from orchestrator.leaks import Leaks
 from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
 from orchestrator.parts import Parts
 from orchestrator.record import Record
+from orchestrator.refusals import Refusals
+from orchestrator.server import Server
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.submissions import Submissions
 from orchestrator.versions import Versions
@@ -39,22 +41,11 @@ from schema.tracing import Tracer
 
 log: Final = logging.getLogger(__name__)
 
-BACKLOG: Final = 2048
-KEEP_ALIVE_SECONDS: Final = 75
-
 
 class AddressUnusable(MoonyardError):
     """The address to listen on cannot be had."""
 
     code = "address_unusable"
-
-
-class Server(uvicorn.Server):
-    """uvicorn without signal handlers of its own: what a signal means is decided here."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Generator[None, None, None]:
-        yield
 
 
 async def serve(
@@ -95,8 +86,10 @@ async def run(
         ):
             with_parts(parts)
             await secrets.warn_of_missing_keys(database, settings.secret_keys)
-            server = Server(_config(parts, settings, tracer))
+            _warn_of_exposure(listening, settings)
+            server = Server(requests.watch(app.create(parts), parts.metrics, tracer, settings.edge), settings)
             async with anyio.create_task_group() as tasks:
+                tasks.start_soon(server.look_after)
                 tasks.start_soon(_drain_when, stop, parts, server)
                 tasks.start_soon(_say_when_started, server, listening, started)
                 await server.serve(sockets=[listening])
@@ -123,7 +116,9 @@ async def _parts(
 ) -> AsyncGenerator[Parts]:
     notifications = Notifications(database)
     versions = Versions(database)
+    submissions = Submissions(database, versions, notifications)
     dispatcher = Dispatcher(database, versions, notifications, lease_seconds=settings.lease_seconds, tracer=tracer)
+    metrics = Metrics(lambda: dispatcher.waiting_count)
     parts = Parts(
         settings=settings,
         database=database,
@@ -133,9 +128,18 @@ async def _parts(
         versions=versions,
         dispatcher=dispatcher,
         record=Record(database, notifications, Leaks(database, settings.secret_keys)),
-        submissions=Submissions(database, versions, notifications),
+        submissions=submissions,
         http_limits=HttpLimits(database),
-        metrics=Metrics(lambda: dispatcher.waiting_count),
+        hooks=Deliveries(
+            database,
+            submissions,
+            notifications,
+            metrics,
+            master_keys=settings.secret_keys,
+            body_bytes_maximum=settings.hook_body_size,
+        ),
+        refusals=Refusals(database),
+        metrics=metrics,
         checker=checker,
         draining=anyio.Event(),
     )
@@ -148,6 +152,7 @@ async def _parts(
         tasks.start_soon(parts.submissions.run, name="submissions")
         tasks.start_soon(maintenance.run, parts, name="maintain")
         yield parts
+        await parts.refusals.flush(is_last=True)
         tasks.cancel_scope.cancel()
 
 
@@ -158,22 +163,6 @@ def _objects(settings: OrchestratorSettings) -> Objects | None:
     from orchestrator.object_store import ObjectStore
 
     return ObjectStore(settings.artifact_store, settings.artifact_endpoint, settings.artifact_region)
-
-
-def _config(parts: Parts, settings: OrchestratorSettings, tracer: Tracer | None) -> uvicorn.Config:
-    return uvicorn.Config(
-        requests.watch(app.create(parts), parts.metrics, tracer),
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
-    )
 
 
 def _listening_socket(host: str, port: int) -> socket.socket:
@@ -198,7 +187,13 @@ async def _say_when_started(server: Server, listening: socket.socket, started: C
     host, port = listening.getsockname()[:2]
     while not server.started:  # noqa: ASYNC110  # uvicorn says it by a flag alone
         await anyio.sleep(0.005)
-    started(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+    started(f"{server.scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+
+
+def _warn_of_exposure(listening: socket.socket, settings: OrchestratorSettings) -> None:
+    exposure_found = exposure.examine(listening.getsockname()[0], settings.edge)
+    if exposure_found is not None:
+        log.warning("%s. %s", exposure_found.text, exposure_found.hint)
 
 
 async def _drain_when(stop: anyio.Event, parts: Parts, server: Server) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import anyio
 import msgspec
 
-from orchestrator import jobs, pipelines
+from orchestrator import jobs, origins, pipelines
 from orchestrator.database import Connection, Database, Row
 from orchestrator.gathering import Gatherer
 from orchestrator.notifications import Notifications
@@ -43,7 +43,7 @@ class _Found(msgspec.Struct, frozen=True, kw_only=True):
     definition: PipelineDefinition
 
 
-class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     """A job to be queued, after all checks."""
 
     pipeline: str
@@ -52,6 +52,16 @@ class _Wanted(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     is_parked: bool
     row: dict[str, Any]
+
+
+class Queued(NamedTuple):
+    """A job that was queued within a transaction."""
+
+    id: UUID
+    number: int
+    place: int
+    """In the queue, for whoever commits it to tell."""
+    fresh: bool
 
 
 class Submissions:
@@ -104,7 +114,7 @@ class Submissions:
         if not 0 < len(messages) <= BATCH_MAXIMUM:
             raise RequestInvalid(f"a batch has 1 to {BATCH_MAXIMUM:,} jobs, and this one has {len(messages):,}")
         versions: dict[tuple[str, str | None], _Found] = {}
-        wanted: list[_Wanted] = []
+        wanted: list[Wanted] = []
         for place, message in enumerate(messages, 1):
             try:
                 _check(message)
@@ -120,13 +130,25 @@ class Submissions:
             for row, asked in zip(rows, wanted, strict=True)
         ]
 
-    async def submit_within(self, connection: Connection, message: JobSubmit, schedule: str) -> tuple[UUID, int]:
-        """Queue a job of a schedule within a transaction; give its id and its place, for whoever commits it to tell."""
+    async def definition(self, pipeline: str) -> PipelineDefinition:
+        """Give what a job of a pipeline would be a job of now.
+
+        :raises NotFound: when there is no such pipeline.
+        """
+        return (await self._find(pipeline, None)).definition
+
+    async def prepare(self, message: JobSubmit, *, trigger: Trigger, actor: str | None = None) -> Wanted:
+        """Check a job that is to be queued within a transaction. (Looking for its version takes another connection.)
+
+        :raises MoonyardError: as ``submit``.
+        """
         _check(message)
-        trigger = Trigger(kind="schedule", by=schedule)
-        wanted = _wanted(message, await self._find(message.pipeline, message.version), trigger=trigger)
+        return _wanted(message, await self._find(message.pipeline, message.version), actor, trigger=trigger)
+
+    async def submit_within(self, connection: Connection, wanted: Wanted) -> Queued:
+        """Queue a job within a transaction."""
         [row] = await connection.fetch(sql.JOBS_SUBMIT, _encoded([wanted]))
-        return row["id"], row["queue_place"]
+        return Queued(row["id"], row["number"], row["queue_place"], row["fresh"])
 
     async def _find(self, pipeline: str, version: str | None) -> _Found:
         newest = await self._newest.ask(pipeline) if version is None else None
@@ -145,19 +167,18 @@ class Submissions:
         rows = {row["name"]: row for row in await self._database.rows(pipelines_sql.PIPELINES_NEWEST, list(searchable))}
         return [rows.get(name) for name in names]
 
-    async def _queue_all(self, wanted: Sequence[_Wanted]) -> Sequence[Row]:
+    async def _queue_all(self, wanted: Sequence[Wanted]) -> Sequence[Row]:
         rows = await self._database.rows(sql.JOBS_SUBMIT, _encoded(wanted))
         self._notifications.queued(min(row["queue_place"] for row in rows))
         return rows
 
 
 def _of_batch(error: Refusal | InputsInvalid, place: int, count: int) -> Refusal:
+    message = f"job {place} of the batch: {error.message}; none of the {count} jobs was queued"
+    if isinstance(error, pipelines.PipelineUnknown):
+        return pipelines.PipelineUnknown(message, name=error.name, code=error.code, hint=error.hint)
     kind = type(error) if isinstance(error, Refusal) else RequestInvalid
-    return kind(
-        f"job {place} of the batch: {error.message}; none of the {count} jobs was queued",
-        code=error.code,
-        hint=error.hint,
-    )
+    return kind(message, code=error.code, hint=error.hint)
 
 
 def _check(message: JobSubmit) -> None:
@@ -200,7 +221,7 @@ def _wanted(
     *,
     together: bool = False,
     trigger: Trigger | None = None,
-) -> _Wanted:
+) -> Wanted:
     definition = found.definition
     inputs = resolve_inputs(definition, dict(message.inputs))
     for name, value in inputs.items():
@@ -218,6 +239,7 @@ def _wanted(
         "keep_on_failure": message.keep_on_failure,
         "traceparent": tracing.parent.get(),
         "actor": actor,
+        "address": origins.address.get(),
         "together": together,
         "trigger": trigger or Trigger(kind="submit", by=None if actor is None else actor.removeprefix("token ")),
     }
@@ -233,7 +255,7 @@ def _wanted(
         }
         row["idempotency_key"] = message.idempotency_key
         row["request"] = {name: value for name, value in asked.items() if value is not None}
-    return _Wanted(
+    return Wanted(
         pipeline=found.pipeline,
         version=found.sha256,
         inputs=inputs,
@@ -243,5 +265,5 @@ def _wanted(
     )
 
 
-def _encoded(wanted: Sequence[_Wanted]) -> str:
+def _encoded(wanted: Sequence[Wanted]) -> str:
     return msgspec.json.encode([asked.row | {"place": place} for place, asked in enumerate(wanted)]).decode()

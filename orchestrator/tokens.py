@@ -10,6 +10,7 @@ from uuid import UUID
 
 import anyio.to_thread
 
+from orchestrator import rights
 from orchestrator.authentication import Identity, hashed, new_secret
 from orchestrator.database import Database, Row
 from orchestrator.problems import NotFound, RequestInvalid, Unauthenticated
@@ -22,23 +23,45 @@ from schema.wire import RunnerRegistered, Token, TokenCreate
 
 EXPIRES_IN_MAXIMUM: Final = 10 * 366 * 86400.0
 NAME_LENGTH_MAXIMUM: Final = 200
+SETUP_SECONDS: Final = 86400.0
+PATTERNS_MAXIMUM: Final = 100
 
 
-async def create(database: Database, message: TokenCreate, actor: str | None) -> Token:
+async def create(database: Database, message: TokenCreate, actor: str | None, *, account: UUID | None = None) -> Token:
     """Create a token: the answer holds it, and nothing else ever will.
 
     :param actor: who wants it, for the audit; by default the database's user.
+    :param account: whose a user token is.
     :raises RequestInvalid: when what is asked for makes no sense.
     """
     check_name("token", message.name)
+    permissions, pipelines = _scope(message)
+    if message.kind == "user" and account is None:
+        raise RequestInvalid(
+            "a user token stands for the account that makes it, and an admin token is of none",
+            hint="`moonyard login` as the account, or make a token of kind admin.",
+        )
     expires_in = message.expires_in
     if expires_in is not None and not (math.isfinite(expires_in) and 0 < expires_in <= EXPIRES_IN_MAXIMUM):
         raise RequestInvalid(f"`expires_in` is {expires_in}: expected seconds from now, more than 0, at most ten years")
     if message.uses is not None and (message.kind != "registration" or not 0 < message.uses <= 1_000_000):
         raise RequestInvalid(f"`uses` is {message.uses}: only registration tokens have uses, from 1 to 1,000,000")
+    uses = 1 if message.kind == "setup" else message.uses
+    if message.kind == "setup" and expires_in is None:
+        expires_in = SETUP_SECONDS
     secret = new_secret(message.kind)
     row = await database.row(
-        sql.CREATE, uuid7(), message.kind, message.name, hashed(secret), message.uses, expires_in, actor
+        sql.CREATE,
+        uuid7(),
+        message.kind,
+        message.name,
+        hashed(secret),
+        uses,
+        expires_in,
+        actor,
+        account if message.kind == "user" else None,
+        permissions,
+        pipelines,
     )
     assert row is not None, "an insert gives its row"
     return _token(row, secret)
@@ -56,16 +79,17 @@ async def create_on_database(url: str, message: TokenCreate) -> Token:
         return await create(database, message, None)
 
 
-async def listed(database: Database) -> list[Token]:
-    return [_token(row) for row in await database.rows(sql.LIST)]
+async def listed(database: Database, identity: Identity) -> list[Token]:
+    """List the tokens that somebody may see: the own ones, those of runners or of all where they may be managed."""
+    return [_token(row) for row in await database.rows(sql.LIST, *_reach(identity))]
 
 
-async def revoke(database: Database, token: UUID, actor: str) -> Token:
+async def revoke(database: Database, token: UUID, identity: Identity) -> Token:
     """Refuse a token from now on.
 
-    :raises NotFound: when there is none of that id.
+    :raises NotFound: when there is none of that id, or none that may be seen by who wants it.
     """
-    row = await database.row(sql.REVOKE, token, actor)
+    row = await database.row(sql.REVOKE, token, identity.actor, *_reach(identity))
     if row is None:
         raise NotFound(f"there is no token {token}", code="token_unknown", hint="`moonyard token list` lists them.")
     return _token(row)
@@ -106,6 +130,29 @@ def check_name(what: str, name: str) -> None:
         )
 
 
+def _reach(identity: Identity) -> tuple[UUID | None, bool, bool]:
+    return identity.account, identity.rights.may("manage-runners"), identity.rights.may("manage-accounts")
+
+
+def _scope(message: TokenCreate) -> tuple[list[str] | None, list[str] | None]:
+    """Read what a token is narrowed to.
+
+    :raises RequestInvalid: when that is nothing at all, or it is of a kind that cannot be narrowed.
+    """
+    if message.permissions is None and message.pipelines is None:
+        return None, None
+    if message.kind != "user":
+        raise RequestInvalid(f"a token of kind {message.kind} cannot be narrowed to permissions or pipelines")
+    if message.permissions == [] or message.pipelines == [] or len(message.pipelines or ()) > PATTERNS_MAXIMUM:
+        raise RequestInvalid(
+            f"a narrowed token has at least one permission, and 1 to {PATTERNS_MAXIMUM} names or patterns of pipelines"
+        )
+    for pattern in message.pipelines or ():
+        rights.check_pattern(pattern)
+    permissions = None if message.permissions is None else rights.check_permissions(message.permissions)
+    return permissions, message.pipelines
+
+
 def _token(row: Row, secret: str | None = None) -> Token:
     return Token(
         id=str(row["id"]),
@@ -116,6 +163,9 @@ def _token(row: Row, secret: str | None = None) -> Token:
         revoked_at=moment(row["revoked_at"]),
         last_used_at=moment(row["last_used_at"]),
         uses_left=row["uses_left"],
+        account=row["account"],
+        permissions=row["permissions"],
+        pipelines=row["pipelines"],
         secret=secret,
     )
 

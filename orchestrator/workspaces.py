@@ -23,9 +23,11 @@ async def keep(database: Database, runner: UUID, job: UUID, attempt: int, messag
     async with database.transaction() as connection:
         if await connection.fetchrow(artifacts_sql.ATTEMPT_HOLD, job, attempt, runner) is None:
             raise events.gone(job, attempt)
-        blob = await connection.fetchrow(blobs_sql.BLOB_GET, message.sha256)
+        blob = await connection.fetchrow(blobs_sql.BLOB_GET, message.sha256, runner)
         if blob is None:
-            raise NotFound(f"no content with SHA-256 {message.sha256[:80]!r} was uploaded", code="blob_unknown")
+            raise NotFound(
+                f"no content with SHA-256 {message.sha256[:80]!r} was uploaded by this runner", code="blob_unknown"
+            )
         row = await connection.fetchrow(sql.WORKSPACE_KEEP, job, attempt, runner, blob["id"])
     if row is None:
         raise RequestInvalid(f"the pipeline of job {job} does not keep workspaces")

@@ -21,9 +21,17 @@ import anyio
 import anyio.to_thread
 
 from plugins import folders
+from plugins.fetched import FetchedPlugins
 from plugins.folders import Plugin
 from plugins.resolution import Catalogue, Installed, Place, Shipped
-from schema.plugins import BYTES_MAXIMUM, FILES_MAXIMUM, PluginInvalid, PluginReference, PluginUnknown
+from schema.plugins import (
+    BYTES_MAXIMUM,
+    FILES_MAXIMUM,
+    PluginInvalid,
+    PluginNotFetched,
+    PluginReference,
+    PluginUnknown,
+)
 
 FETCH_SECONDS: Final = 120.0
 GIT_SECONDS: Final = 30.0
@@ -43,11 +51,22 @@ class LocalSources:
 
     :param base: the folder that pipelines' `folder` is relative to: that of the pipeline's file.
     :param within: where folders may be, for who reads a pipeline that may be somebody else's: no git is asked then.
+    :param fetched: where what is fetched from repositories is kept.
+    :param fetches: whether repositories are asked; where not, what was kept before serves.
     """
 
-    def __init__(self, base: Path, within: Sequence[Path] | None = None) -> None:
+    def __init__(
+        self,
+        base: Path,
+        within: Sequence[Path] | None = None,
+        *,
+        fetched: FetchedPlugins | None = None,
+        fetches: bool = True,
+    ) -> None:
         self._base = base
         self._within = within
+        self._fetched = fetched
+        self._fetches = fetches
 
     async def load(self, reference: PluginReference) -> Plugin:
         if reference.git is not None:
@@ -57,7 +76,7 @@ class LocalSources:
                     f"plugin `{reference.name}` is in a git repository, and nothing is fetched from one here",
                     hint="A copy of it in a folder can be named by `folder`.",
                 )
-            files = await fetch(reference.git, reference.commit, reference.folder)
+            files = await self._files(reference, reference.git, reference.commit)
             return folders.from_files(files, f"plugin `{reference.name}` in {reference.git}")
         assert reference.folder is not None, "a reference with a source has a folder or a repository"
         folder = self._base / reference.folder
@@ -71,6 +90,21 @@ class LocalSources:
                 hint="`folder` is relative to the pipeline's file.",
             )
         return await anyio.to_thread.run_sync(folders.read, folder)
+
+    async def _files(self, reference: PluginReference, url: str, commit: str) -> dict[str, str]:
+        if not self._fetches:
+            kept = None if self._fetched is None else await anyio.to_thread.run_sync(self._fetched.read, reference)
+            if kept is None:
+                raise PluginNotFetched(
+                    f"plugin `{reference.name}` is in {url}, which is not asked here, and commit {commit[:12]} was not "
+                    "fetched before",
+                    hint="`moonyard check --fetch` fetches it; so do `moonyard run` and `moonyard pipeline push`.",
+                )
+            return kept
+        files = await fetch(url, commit, reference.folder)
+        if self._fetched is not None:
+            await anyio.to_thread.run_sync(self._fetched.keep, reference, files)
+        return files
 
 
 class SentSources:
@@ -89,15 +123,21 @@ class SentSources:
         return folders.from_files(files, f"plugin `{reference.name}`")
 
 
-def here(plugin_folder: Path | None, base: Path, within: Sequence[Path] | None = None) -> Catalogue:
+def here(
+    plugin_folder: Path | None,
+    base: Path,
+    within: Sequence[Path] | None = None,
+    *,
+    fetched: FetchedPlugins | None = None,
+    fetches: bool = True,
+) -> Catalogue:
     """Say where this machine has plugins.
 
     :param plugin_folder: the setting's.
-    :param base: what `folder` in a pipeline is relative to.
-    :param within: as ``LocalSources`` has it.
+    :param base: what `folder` in a pipeline is relative to; the others are as ``LocalSources`` has them.
     """
     installed: list[Place] = [] if plugin_folder is None else [Installed(plugin_folder)]
-    return Catalogue([Shipped(), *installed], LocalSources(base, within))
+    return Catalogue([Shipped(), *installed], LocalSources(base, within, fetched=fetched, fetches=fetches))
 
 
 async def fetch(url: str, commit: str, folder: str | None) -> dict[str, str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import random
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -39,6 +40,7 @@ from runner.plugin_store import PluginFolder
 from runner.reaper import reaping
 from runner.redaction.credentials import Credentials, RedactSettings
 from runner.redaction.redactor import Redaction
+from runner.rotation import Rotation, RotationSettings
 from runner.shells import Places, Shells
 from runner.web.ceilings import Ceilings
 from runner.web.exchange import Web, WebSettings
@@ -58,6 +60,7 @@ ANSWER_SECONDS: Final = 10.0
 LEASE_SECONDS_ASSUMED: Final = 15.0
 PAUSE_SECONDS_FIRST: Final = 0.5
 PAUSE_SECONDS_MAXIMUM: Final = 15.0
+REVOKED: Final = "runner_revoked"
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,6 +82,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Whether, and how long, failed attempts' containers are kept."""
     redact: RedactSettings = RedactSettings()
     """What is taken out of logs besides the secrets that are delivered."""
+    tls_ca: Path | None = None
+    """Who certifies the orchestrators, where it is none that the system trusts."""
+    rotation: RotationSettings | None = None
+    """Where the token stands, and how long it is used; None where it stands nowhere and stays as it is."""
 
 
 class RunnerRejected(MoonyardError):
@@ -139,6 +146,7 @@ class Agent:
         self._kept = KeptAttempts(client, settings.keep, self._heart_needed)
         self._shells = Shells(client, allowed=settings.shells)
         self._credentials = Credentials(settings.redact)
+        self._rotation = None if settings.rotation is None else Rotation(client, settings.rotation)
 
     async def run(self) -> None:
         """Claim and run jobs until ``drain`` was called and what was running has ended.
@@ -150,6 +158,8 @@ class Agent:
             heart.start_soon(self._beat)
             heart.start_soon(self._kept.run)
             heart.start_soon(self._shells.run)
+            if self._rotation is not None:
+                heart.start_soon(self._rotation.run)
             async with anyio.create_task_group() as jobs:
                 with self._claiming:
                     await self._claim_for_ever(jobs)
@@ -266,6 +276,7 @@ class Agent:
                 attempt=assignment.attempt,
                 filename=assignment.filename,
                 source=assignment.source,
+                definition=assignment.definition,
                 inputs=assignment.inputs,
                 version=assignment.version,
                 plugins=assignment.plugins,
@@ -332,7 +343,13 @@ class Agent:
             # The orchestrator renews the leases at once, and waits with the answer for something to say.
             wait = self._lease_seconds / 3
             is_idle = not holding and not kept and not self._draining
-            message = Heartbeat(holding=holding, kept=kept, draining=self._draining, wait=0.0 if is_idle else wait)
+            message = Heartbeat(
+                holding=holding,
+                kept=kept,
+                draining=self._draining,
+                rotating=self._rotation is None or self._rotation.is_wanted,
+                wait=0.0 if is_idle else wait,
+            )
             with anyio.CancelScope() as self._heartbeat:  # to drain is told at once
                 try:
                     answer = await self._client.post(
@@ -370,6 +387,8 @@ class Agent:
             self._shells.open(shell, places)
         for kept in answer.release:
             self._kept.release(kept)
+        if answer.rotate and self._rotation is not None:
+            self._rotation.want()
 
     def _places(self, job: str, attempt: int) -> Places | None:
         """Find the containers of an attempt, which runs or is kept."""
@@ -388,6 +407,12 @@ class Agent:
         running.scope.cancel()
 
     def _raise_if_rejected(self, error: MoonyardError) -> None:
+        if isinstance(error, OrchestratorRefused) and error.code == REVOKED:
+            raise RunnerRejected(
+                f"{error.message}: orchestrator {error.address} takes nothing more from it",
+                code=REVOKED,
+                hint=error.hint,
+            ) from error
         if isinstance(error, OrchestratorRefused) and error.status in {401, 403}:
             raise RunnerRejected(
                 f"orchestrator {error.address} does not accept this runner's token: {error.message}",
@@ -408,7 +433,7 @@ async def serve(settings: AgentSettings, stop: anyio.Event, tracer: Tracer | Non
             WarmParent.start() as parent,
             Engine.open(settings.engine, owner.name) as engine,
             reaping(settings.engine.state_folder, owner, engine),
-            Client.open(settings.orchestrators, settings.token) as client,
+            Client.open(settings.orchestrators, settings.token, tls_ca=settings.tls_ca) as client,
             Web.open(settings.web, Ceilings(client)) as web,
         ):
             agent = Agent(settings, client, engine, parent, owner, web, tracer)

@@ -30,6 +30,7 @@ from runner.engine.engine import Engine
 from runner.engine.errors import NotIsolated
 from runner.engine.images import Progress
 from runner.event_stream import EventStream
+from runner.registries import WHOLE_JOB, JobRegistries
 from runner.services import Services
 from schema.definition import ServiceDefinition, StageDefinition
 from schema.errors import MoonyardError
@@ -89,6 +90,8 @@ class JobContainers:
         """The job's, once its file has been read."""
         self.environment: dict[str, str] = {}
         """The variables that each of them has; known at the same time."""
+        self.registries: JobRegistries | None = None
+        """The credentials for their images; the same."""
         self._handles = (f"c{number}" for number in itertools.count(1))
         self._kept: dict[str, Container] = {}
         """Of the job and of stages, by ``""`` and the stages' names."""
@@ -218,7 +221,7 @@ class JobContainers:
             engine=self._engine,
             stream=self._stream,
             stage=None if stage is None else stage.name,
-            spec=lambda image: self._spec(image, "service"),
+            spec=lambda image: self._with_logins(self._spec(image, "service"), key or WHOLE_JOB),
             outer=self._services.get("") if key else None,
             tasks=self._tasks,
         )
@@ -340,7 +343,12 @@ class JobContainers:
             pipeline=self.pipeline,
         )
 
+    def _with_logins(self, spec: ContainerSpec, stage: str) -> ContainerSpec:
+        logins = None if self.registries is None else self.registries.of(stage)
+        return msgspec.structs.replace(spec, logins=logins)
+
     async def _make(self, spec: ContainerSpec, stage: str, *, quiet: bool) -> Container:
+        spec = self._with_logins(spec, stage)
         progress = self._progress(stage, quiet=quiet)
         if (spec.memory is not None or spec.cpus is not None) and not await self._engine.holds_limits():
             await self._stream.log(

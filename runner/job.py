@@ -42,6 +42,7 @@ from runner.outputs import JobOutputs
 from runner.plugin_hooks import PluginHooks
 from runner.plugin_rights import PluginRights
 from runner.plugin_store import PluginStore
+from runner.registries import JobRegistries
 from runner.secrets import NO_SECRETS, JobSecrets, SecretStore
 from runner.stages import StageFailed, Stages, skip
 from runner.web.exchange import Web
@@ -72,6 +73,9 @@ class JobOrder(msgspec.Struct, frozen=True, kw_only=True):
     filename: str
     source: str
     inputs: dict[str, str | int | float | bool]
+    definition: PipelineDefinition | None = None
+    """What its source was found to describe when it was checked; None takes what it describes now. What a job may have
+    goes by this: a file can describe something else the next time, and a Lua process that was taken over anything."""
     version: str | None = None
     """Its SHA-256; None has it worked out."""
     plugins: list[LockedPlugin] = []
@@ -232,10 +236,11 @@ class Job:
                 plugins = await self._plugins.fetch(self._order.plugins)
             sandbox = await stack.enter_async_context(self._parent.fork())
             definition = await sandbox.load(self._order.filename, self._order.source, plugins)
-            definition = self._part(definition)
+            definition = self._part(await self._held_to(definition))
             containers.pipeline = definition.name
             self._variables = {**self._given(definition), **definition.env}
             containers.environment = self._variables
+            containers.registries = JobRegistries(definition.registries, self._secrets)
             context = JobContext(
                 stages=[*definition.stages, *definition.on_cancel, *definition.finally_],
                 stream=self._stream,
@@ -265,6 +270,18 @@ class Job:
             except MoonyardError as failure:
                 await self._keep(failure, containers, held)
                 raise
+
+    async def _held_to(self, described: PipelineDefinition) -> PipelineDefinition:
+        """Give the definition that counts, and say so where the file describes another one now."""
+        checked = self._order.definition
+        if checked is None or checked == described:
+            return described
+        text = (
+            f"{self._order.filename} describes another pipeline now than when it was checked, as one does that looks at "
+            "the time or at random numbers; it runs as it was checked"
+        )
+        await self._stream.log(None, "warn", "system", text)
+        return checked
 
     # What a job that is only run for a test does otherwise (``runner.testing.rehearsal``).
 

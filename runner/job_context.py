@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Protocol
 
@@ -17,6 +17,7 @@ from runner.outputs import JobOutputs
 from runner.plugin_rights import PluginRights
 from runner.secrets import JobSecrets
 from runner.web.exchange import Web
+from sandbox.frames import Secret
 from sandbox.process import Value
 from schema.definition import StageDefinition
 from schema.wire import Artifact, ArtifactsFind, ArtifactsFound, ReportedTest
@@ -31,8 +32,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     """The plugin whose code made the call."""
     group: list[str] = []
     """The groups of log lines that the caller is in, outermost first."""
-    secrets: frozenset[tuple[str, ...]] = frozenset()
-    """Where in its arguments values of secrets stand, each with the names that lead there."""
+    secrets: Mapping[tuple[str, ...], Secret] = {}
+    """What stood where in its arguments there are values of secrets now, by the names that lead there."""
 
 
 class SavedArtifact(msgspec.Struct, frozen=True, kw_only=True):

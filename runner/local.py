@@ -96,6 +96,7 @@ async def run(
                         attempt=1,
                         filename=filename,
                         source=source,
+                        definition=loaded.definition,
                         inputs=resolved,
                         plugins=loaded.resolved.lock,
                         keep_on_failure=keep_on_failure,

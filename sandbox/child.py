@@ -17,7 +17,8 @@ from typing import Final, NoReturn
 import msgspec
 
 from sandbox import lua_state, wall
-from sandbox.frames import LENGTH_FORMAT, SCRIPT_FORMAT, Ready
+from sandbox.frames import LENGTH_FORMAT, SCRIPT_FORMAT, Failed, Ready
+from schema.errors import ErrorInfo
 
 EXIT_OVER: Final = 0
 EXIT_DEFECT: Final = 70
@@ -74,21 +75,27 @@ class Host:
 def main(
     connection: socket.socket,
     *,
+    nothing: int,
     layers: wall.Layers,
     limits: wall.Limits,
     shared_bytes: int,
     call_filter: bytes | None,
     prepared: lua_state.Prepared,
 ) -> NoReturn:
-    """Be a Lua process. Never returns, and runs no clean-up of the parent's on its way out."""
+    """Be a Lua process. Never returns, and runs no clean-up of the parent's on its way out.
+
+    :param nothing: a descriptor of /dev/null.
+    """
+    host = Host(connection)
     try:
+        wall.leave_descriptors(connection.fileno(), nothing)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
         seed = struct.unpack("=qq", os.urandom(16))
         wall.confine(layers, limits, shared_bytes, call_filter)
-        host = Host(connection)
         host.send(msgspec.msgpack.encode(Ready(raised=layers.raised, missing=layers.missing)))
         prepared.serve(host, (seed[0], seed[1]))
     except BaseException as defect:  # noqa: BLE001  # the last word of a process that has no log
-        os.write(2, f"a Lua process met a defect: {type(defect).__name__}: {defect}\n".encode(errors="replace"))
+        told = ErrorInfo(code="sandbox_failed", message=f"a Lua process met a defect: {type(defect).__name__}: {defect}")
+        host.send(msgspec.msgpack.encode(Failed(error=told)))
     os._exit(EXIT_DEFECT)

@@ -13,6 +13,7 @@ from plugins import Plugin, versions
 from sandbox import locations, matrix, references
 from sandbox.caches import CacheChecker
 from sandbox.frames import Function, lua_type
+from sandbox.registries import RegistryChecker
 from sandbox.rights import RIGHTS_FIELDS, RightsChecker
 from sandbox.services import ServiceChecker
 from schema import times
@@ -55,6 +56,7 @@ PIPELINE_FIELDS: Final = (
     "tags",
     "concurrency",
     "services",
+    "registries",
     "parallel",
     "fail_fast",
     "cache",
@@ -148,6 +150,7 @@ class _Checker:
         """By their stages' names."""
         self._input_names: list[str] = []
         self._caches = CacheChecker(problem=self.problem, unknown_fields=self._unknown_fields)
+        self._registries = RegistryChecker(problem=self.problem, unknown_fields=self._unknown_fields)
         self._rights = RightsChecker(problem=self.problem, boolean=self._boolean)
         self._services = ServiceChecker(
             problem=self.problem,
@@ -201,6 +204,7 @@ class _Checker:
             tags=self._tags(table.get("tags")),
             concurrency=self._concurrency(table.get("concurrency"), inputs),
             services=self._services.services(("services",), "the pipeline", table.get("services")),
+            registries=self._registries.registries(("registries",), table.get("registries")),
             parallel=None
             if table.get("parallel") is None
             else self._whole(("parallel",), "the pipeline", table["parallel"], 1, PARALLEL_MAXIMUM),

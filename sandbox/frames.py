@@ -7,10 +7,11 @@ structs.
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 
+from sandbox import values
 from schema.errors import ErrorInfo
 from schema.states import Level
 
@@ -26,6 +27,8 @@ NULL_EXTENSION: Final = 2
 SECRET_EXTENSION: Final = 3
 SECRET_PARTS_MAXIMUM: Final = 1000
 SECRET_NAME_LENGTH_MAXIMUM: Final = 100
+_SECRET_VALUES_MAXIMUM: Final = 1 + 2 * SECRET_PARTS_MAXIMUM
+"""A list of its parts, each of which may be a list of one name."""
 NULL: Final[Value] = cast("Value", msgspec.msgpack.Ext(NULL_EXTENSION, b"\0"))
 """Goes to Lua as ``json.null``, for nil is nothing there: no list holds it, and no table. It comes back as None."""
 
@@ -47,6 +50,18 @@ class Secret(msgspec.Struct, frozen=True):
     @property
     def names(self) -> list[str]:
         return list(dict.fromkeys(part.name for part in self.parts if isinstance(part, SecretName)))
+
+    @property
+    def shown(self) -> str:
+        """What ``tostring`` gives in Lua."""
+        return "".join(
+            "***"
+            if isinstance(part, SecretName)
+            else part
+            if isinstance(part, str)
+            else part.decode(errors="backslashreplace")
+            for part in self.parts
+        )
 
 
 class SecretName(msgspec.Struct, frozen=True):
@@ -120,8 +135,8 @@ class Abandoned(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="
 
 
 class HostCall(msgspec.Struct, frozen=True, kw_only=True, tag_field="op", tag="call"):
-    name: str
-    arguments: list[Any]
+    name: Annotated[str, msgspec.Meta(max_length=100)]
+    arguments: Annotated[list[Any], msgspec.Meta(min_length=2, max_length=2)]
     plugin: str | None = None
     group: list[Any] = []
     """The names of the groups of log lines that the caller is in, outermost first."""
@@ -162,6 +177,8 @@ def _extension(code: int, data: memoryview) -> Function | Secret:
 
 def _secret(data: memoryview) -> Secret:
     parts: list[str | bytes | SecretName] = []
+    if problem := values.excess(data, _SECRET_VALUES_MAXIMUM):
+        raise ValueError(f"a secret of {problem}")
     for part in _secret_parts.decode(data):
         match part:
             case [str(name)] if 0 < len(name) <= SECRET_NAME_LENGTH_MAXIMUM:

@@ -91,6 +91,7 @@ class Prepared:
             now,
             load_cpu_seconds,
             cpu_seconds,
+            memory_bytes // 1024**2,
             source_of,
             name=b"=[moonyard]",
             mode="t",

@@ -22,6 +22,7 @@ from schema.errors import single_error
 
 log: Final = logging.getLogger(__name__)
 
+PROGRAM: Final = "from sandbox.warm_parent import main; main()"
 START_SECONDS: Final = 20.0
 STOP_SECONDS: Final = 5.0
 _MESSAGE_BYTES: Final = 4096
@@ -30,9 +31,10 @@ _MESSAGE_BYTES: Final = 4096
 class WarmParent:
     """Gives sandboxes. Any number may live at once; each is a process of its own."""
 
-    def __init__(self, tasks: anyio.abc.TaskGroup, limits: Limits) -> None:
+    def __init__(self, tasks: anyio.abc.TaskGroup, limits: Limits, program: str) -> None:
         self._tasks = tasks
         self._limits = limits
+        self._program = program
         self._starting = anyio.Lock()
         self._connection: _Connection | None = None
         self._told_missing = False
@@ -41,11 +43,14 @@ class WarmParent:
 
     @staticmethod
     @asynccontextmanager
-    async def start(limits: Limits | None = None) -> AsyncGenerator[WarmParent]:
-        """Have a warm parent for the span of a block. Its process starts while the caller goes on."""
+    async def start(limits: Limits | None = None, *, program: str = PROGRAM) -> AsyncGenerator[WarmParent]:
+        """Have a warm parent for the span of a block. Its process starts while the caller goes on.
+
+        :param program: what is run in the warm parent's place.
+        """
         with single_error():
             async with anyio.create_task_group() as tasks:
-                parent = WarmParent(tasks, limits or Limits())
+                parent = WarmParent(tasks, limits or Limits(), program)
                 tasks.start_soon(parent.connect)
                 try:
                     yield parent
@@ -87,7 +92,7 @@ class WarmParent:
             if connection is None or connection.dead:
                 if connection is not None:
                     log.warning("the warm parent of the Lua processes ended; it is started again")
-                connection = self._connection = await self._tasks.start(_serve, self._limits)
+                connection = self._connection = await self._tasks.start(_serve, self._limits, self._program)
             return connection
 
     async def _fork(self) -> LuaProcess:
@@ -108,7 +113,7 @@ class WarmParent:
                 log.warning("the Lua sandbox does without %s here (%s)", layer, why)
 
 
-async def _serve(limits: Limits, *, task_status: anyio.abc.TaskStatus[_Connection]) -> None:
+async def _serve(limits: Limits, program: str, *, task_status: anyio.abc.TaskStatus[_Connection]) -> None:
     """Run one warm parent's process until cancelled, or until it dies."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     ours.setblocking(False)
@@ -116,7 +121,7 @@ async def _serve(limits: Limits, *, task_status: anyio.abc.TaskStatus[_Connectio
         with theirs:
             process = await anyio.open_process(
                 [
-                    *(sys.executable, "-I", "-X", "utf8", "-c", "from sandbox.warm_parent import main; main()"),
+                    *(sys.executable, "-I", "-X", "utf8", "-c", program),
                     *(str(theirs.fileno()), msgspec.json.encode(limits).decode()),
                 ],
                 pass_fds=[theirs.fileno()],
@@ -128,7 +133,7 @@ async def _serve(limits: Limits, *, task_status: anyio.abc.TaskStatus[_Connectio
                 cwd="/",
                 start_new_session=True,
             )
-        connection = _Connection(ours)
+        connection = _Connection(ours, limits)
         try:
             task_status.started(connection)
             await connection.listen()
@@ -146,8 +151,9 @@ async def _serve(limits: Limits, *, task_status: anyio.abc.TaskStatus[_Connectio
 class _Connection:
     """The socket to one warm parent's process."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, limits: Limits) -> None:
         self._control = control
+        self._limits = limits
         self._tokens = itertools.count(1)
         self._waiting: dict[int, LuaProcess] = {}
         self._sending = anyio.Lock()
@@ -159,7 +165,9 @@ class _Connection:
         ours, theirs = socket.socketpair()
         with theirs:
             process = LuaProcess(
-                await anyio.abc.UNIXSocketStream.from_socket(ours), lambda: self._send(encoder.encode(Kill(token)))
+                await anyio.abc.UNIXSocketStream.from_socket(ours),
+                lambda: self._send(encoder.encode(Kill(token))),
+                self._limits,
             )
             self._waiting[token] = process
             try:

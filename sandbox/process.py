@@ -29,10 +29,11 @@ from typing import Any, Final, Protocol
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import msgspec
 
 from plugins import Plugin
-from sandbox import definitions, references
+from sandbox import definitions, references, values
 from sandbox.frames import (
     FRAME_BYTES_MAXIMUM,
     LENGTH_FORMAT,
@@ -51,6 +52,7 @@ from sandbox.frames import (
     decoder,
     encoder,
 )
+from sandbox.wall import Limits
 from schema.definition import MatrixValue, PipelineDefinition, PipelineInvalid, Problem
 from schema.errors import ErrorInfo, MoonyardError, single_error
 from schema.plugins import PluginInvalid, PluginReference
@@ -67,6 +69,9 @@ ABANDON_SECONDS: Final = 1.0
 SEND_SECONDS: Final = 10.0
 EXIT_SECONDS: Final = 5.0
 EXIT_UNKNOWN: Final = 256
+COUNTED_AT_ONCE_BYTES: Final = 64 * 1024
+"""A larger frame is counted beside the event loop, which would stand still for some tenths of a second."""
+BRANCH_NUMBER_MAXIMUM: Final = 2**53
 BRANCHES_MAXIMUM: Final = 256
 """How many functions of `parallel` may be under way in one Lua process."""
 GROUPS_MAXIMUM: Final = 8
@@ -183,8 +188,9 @@ _NO_PLACE: Final = LogPlace()
 class LuaProcess:
     """The socket to a Lua process, and the word of its end."""
 
-    def __init__(self, stream: anyio.abc.UNIXSocketStream, kill: Callable[[], None]) -> None:
+    def __init__(self, stream: anyio.abc.UNIXSocketStream, kill: Callable[[], None], limits: Limits) -> None:
         self._stream = stream
+        self._limits = limits
         self._kill = kill
         self._buffer = bytearray()
         self._length: int | None = None
@@ -196,10 +202,13 @@ class LuaProcess:
         """What is done on behalf of scripts that wait."""
 
     async def wait_until_ready(self) -> Ready:
-        frame = await self.receive()
-        if not isinstance(frame, Ready):
-            raise await self.breach(frame)
-        return frame
+        match await self.receive():
+            case Ready() as ready:
+                return ready
+            case Failed(error=error):  # a defect of ours: no pipeline's code is in it yet
+                raise SandboxFailed(error.message)
+            case frame:
+                raise await self.breach(frame)
 
     async def send(self, script: int, message: Mapping[str, object]) -> None:
         data = struct.pack(SCRIPT_FORMAT, script) + encoder.encode(message)
@@ -223,6 +232,8 @@ class LuaProcess:
             raise await self.breach(f"a frame of {self._length} bytes")
         data = await self._read(self._length)
         self._length = None
+        if problem := await _excess(data):
+            raise await self.breach(problem)
         try:
             return decoder.decode(data)
         except (msgspec.DecodeError, ValueError, TypeError, RecursionError) as error:
@@ -240,8 +251,13 @@ class LuaProcess:
         return data
 
     async def breach(self, what: object) -> SandboxFailed:
-        """End a process that does not keep to the protocol, and give the error to raise."""
-        log.error("a Lua process broke the protocol and was ended: %s", str(what)[:500])
+        """End a process that does not keep to the protocol, and give the error to raise.
+
+        :param what: a frame out of its place, of which nothing but the kind is told: it may hold anything. Or an error
+            in decoding one, of which the same is true. Or words of ours.
+        """
+        told = what if isinstance(what, str) else type(what).__name__
+        log.error("a Lua process broke the protocol and was ended: %s", told)
         self._broke_protocol = True
         await self.end()
         return await self._death()
@@ -288,13 +304,13 @@ class LuaProcess:
                 return SandboxLost("the Lua process was lost: its parent process ended")
             case code if code == -signal.SIGABRT:
                 return SandboxFailed(
-                    "the pipeline's Lua needs more memory than it may use",
+                    f"the pipeline's Lua used more than {self._limits.lua_bytes // 1024**2} MiB of memory",
                     code="memory_limit",
                     hint="Keep large data in files of the workspace rather than in Lua variables.",
                 )
             case code if code == -signal.SIGXCPU:
                 return SandboxFailed(
-                    "the pipeline's Lua used more processor time than it may",
+                    f"the pipeline's Lua used more than {self._limits.cpu_seconds} s of processor time",
                     code="cpu_limit",
                     hint="Heavy work belongs in a container: process.run.",
                 )
@@ -469,7 +485,7 @@ class Sandbox:
 
         The first that fails ends the others. The answer is its place in the list, or nothing.
         """
-        if not (0 < asked.limit <= asked.count <= BRANCHES_MAXIMUM):
+        if not (0 < asked.limit <= asked.count <= BRANCHES_MAXIMUM and 0 < asked.first <= BRANCH_NUMBER_MAXIMUM):
             raise await self._process.breach(asked)
         if self._branches + asked.count > BRANCHES_MAXIMUM:
             message = f"parallel: more than {BRANCHES_MAXIMUM} functions would be under way in one job"
@@ -563,6 +579,13 @@ class Sandbox:
         while isinstance(reply := await self._process.receive(), LogCall):
             pass
         return reply
+
+
+async def _excess(data: bytes) -> str | None:
+    if len(data) <= COUNTED_AT_ONCE_BYTES:
+        return values.excess(data)
+    with anyio.CancelScope(shield=True):  # the frame is taken from the stream: it is not to be lost
+        return await anyio.to_thread.run_sync(values.excess, data)
 
 
 def _place(told: LogCall) -> LogPlace:

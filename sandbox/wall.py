@@ -4,7 +4,8 @@ The interpreter is assumed to have memory bugs: the process is what holds. Each 
 is told as missing, and the others stay. In the order in which they are raised:
 
     by the warm parent, once:   own namespaces (network, IPC, host name, mounts), an empty root folder
-    by each child:              a user of its own, no new privileges, resource limits, Landlock, a system call filter
+    by each child:              no descriptor but its socket, a user of its own, no capabilities, no new privileges,
+                                resource limits, Landlock, a system call filter
 
 Nothing may be imported or opened after the first of them. Numbers and structures are those of the kernel's headers
 (linux/sched.h, mount.h, prctl.h, landlock.h, filter.h); Python 3.11 has no calls for them.
@@ -35,7 +36,9 @@ CLONE_NEWNET: Final = 0x40000000
 MS_RDONLY: Final = 1
 MS_NOSUID_NODEV_NOEXEC: Final = 2 | 4 | 8
 MS_REC_PRIVATE: Final = 0x4000 | 0x40000
-PR_SET_PDEATHSIG: Final = 1
+MNT_DETACH: Final = 2
+PROT_EXEC: Final = 4
+CAPABILITIES_VERSION: Final = 0x20080522
 PR_SET_DUMPABLE: Final = 4
 PR_SET_SECCOMP: Final = 22
 PR_SET_NO_NEW_PRIVS: Final = 38
@@ -49,14 +52,25 @@ USER_BASE: Final = 1_000_000_000
 """Children run as the user ``USER_BASE + pid``: no two share one, and nobody else has it."""
 
 ALLOWED_CALLS: Final = (
-    "read", "write", "readv", "writev", "recvfrom", "sendto", "recvmsg", "sendmsg", "poll", "ppoll",
-    "mmap", "munmap", "mremap", "mprotect", "madvise", "brk", "futex",
+    "read", "write", "recvfrom", "sendto", "poll", "ppoll",
+    "munmap", "mremap", "madvise", "brk", "futex",
     "clock_gettime", "clock_getres", "gettimeofday", "time", "getrandom", "getpid", "gettid",
-    "rt_sigreturn", "rt_sigaction", "rt_sigprocmask", "tgkill", "restart_syscall", "sched_yield",
+    "rt_sigreturn", "rt_sigaction", "rt_sigprocmask", "restart_syscall", "sched_yield",
     "close", "exit", "exit_group",
 )  # fmt: skip
-DEADLY_CALLS: Final = ("execve", "execveat", "fork", "vfork", "ptrace", "socket", "kill")
+"""Not among them is what hands descriptors from one process to another (sendmsg)."""
+MAPPING_CALLS: Final = ("mmap", "mprotect")
+"""Allowed for memory that cannot be executed: all code is there, and what an attacker writes does not become any."""
+DEADLY_CALLS: Final = (
+    "execve", "execveat", "fork", "vfork", "ptrace", "socket", "kill", "tkill", "process_vm_readv",
+    "process_vm_writev", "pidfd_open", "pidfd_getfd", "pidfd_send_signal", "mount", "unshare", "setns", "chroot", "bpf",
+    "io_uring_setup", "perf_event_open", "keyctl", "add_key", "init_module", "finit_module",
+)  # fmt: skip
 """No accident leads to these: whoever makes one is ended at once."""
+OWN_PROCESS: Final = 0x0B5E55ED
+"""Stands in the filter, which all children share, where each puts its own number: abort() signals its own process, and
+without a user of its own a child could signal the runner by the same call. It could also end as if somebody else had
+killed it, and its job would be taken for lost."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,11 +101,6 @@ def no_layers() -> Layers:
     return Layers(raised=[], missing={})
 
 
-def die_with_parent() -> None:
-    """Have this process killed when the one that started it ends."""
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def mapped_bytes() -> int:
     """Tell how much address space this process has: its children start with the same, and their limit counts it."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
@@ -112,8 +121,24 @@ def _enter_empty_root() -> None:
     # Any folder will do: the mount is seen in this namespace alone.
     folder = os.fsencode(tempfile.gettempdir())
     _mount(b"none", folder, b"tmpfs", MS_RDONLY | MS_NOSUID_NODEV_NOEXEC, b"size=4k,mode=0555")
-    os.chroot(folder)
+    os.chdir(folder)
+    # With both at one place the old root lies over the new one, and can be taken away (pivot_root(2)).
+    if _libc.pivot_root(b".", b".") == 0:
+        _check(_libc.umount2(b".", MNT_DETACH), "umount2")
+    else:
+        os.chroot(".")  # the first file system of a machine cannot be changed for another
     os.chdir("/")
+
+
+def leave_descriptors(connection: int, nothing: int) -> None:
+    """Keep one descriptor: what is written elsewhere, to the runner's log for one, would be nobody's word.
+
+    :param nothing: one of /dev/null, which takes the place of the first three.
+    """
+    for standard in range(3):
+        os.dup2(nothing, standard)
+    os.closerange(3, connection)
+    os.closerange(connection + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def confine(layers: Layers, limits: Limits, shared_bytes: int, call_filter: bytes | None) -> None:
@@ -126,6 +151,7 @@ def confine(layers: Layers, limits: Limits, shared_bytes: int, call_filter: byte
         layers.note("own user", _failure(_become_nobody))
     else:
         layers.missing["own user"] = "the runner is not root"
+    _drop_capabilities()
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     _prctl(PR_SET_DUMPABLE, 0)
     limit = resource.setrlimit
@@ -148,6 +174,12 @@ def _become_nobody() -> None:
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
+
+
+def _drop_capabilities() -> None:
+    """Give up what a process that is not root is all the same in the user namespace that its parent made."""
+    header = struct.pack("=Ii", CAPABILITIES_VERSION, 0)
+    _check(_libc.capset(header, struct.pack("=6I", *(0,) * 6)), "capset")
 
 
 def _restrict_files_and_network() -> None:
@@ -185,16 +217,27 @@ def build_call_filter() -> bytes | None:
         # A name that this machine's kind of processor does not have (time, poll on some) needs no rule.
         with contextlib.suppress(ValueError, OSError, RuntimeError):
             rules.add_rule(pyseccomp.ALLOW, name)
+    for name in MAPPING_CALLS:
+        rules.add_rule(pyseccomp.ALLOW, name, pyseccomp.Arg(2, pyseccomp.MASKED_EQ, PROT_EXEC, 0))
+    aborted = pyseccomp.Arg(0, pyseccomp.EQ, OWN_PROCESS), pyseccomp.Arg(2, pyseccomp.EQ, signal.SIGABRT)
+    rules.add_rule(pyseccomp.ALLOW, "tgkill", *aborted)
     for name in DEADLY_CALLS:
         with contextlib.suppress(ValueError, OSError, RuntimeError):
             rules.add_rule(pyseccomp.KILL_PROCESS, name)
     with tempfile.TemporaryFile() as file:
         rules.export_bpf(file)
         file.seek(0)
-        return file.read()
+        program = file.read()
+    assert program.count(_word(OWN_PROCESS)) == 1, "a child finds the place of its number"
+    return program
+
+
+def _word(number: int) -> bytes:
+    return struct.pack("=I", number)
 
 
 def _filter_calls(program: bytes) -> None:
+    program = program.replace(_word(OWN_PROCESS), _word(os.getpid()))
     instructions = ctypes.create_string_buffer(program, len(program))
     pointer = ctypes.cast(instructions, ctypes.c_void_p).value
     assert pointer is not None, "a buffer has an address"

@@ -2,7 +2,8 @@
 
 It is started afresh (never forked from the runner, whose memory holds tokens), with an empty environment, has no
 threads, and listens to one socket: the runner sends ``Fork`` with a descriptor, or ``Kill``; it tells
-``Ended`` for each child. When the runner closes the socket, it kills what is left and ends.
+``Ended`` for each child. When the runner closes the socket, or dies, it kills what is left and ends: a child is not
+asked to, for it may be no more what it was.
 """
 
 from __future__ import annotations
@@ -49,17 +50,24 @@ class WarmParent:
         """By process descriptor: token and process id."""
 
     def serve(self) -> None:
+        self._nothing = os.open(os.devnull, os.O_RDWR)
         wall.separate(self._layers)
         # A collection would touch all that is there, and each child would copy it; a job's process makes no cycles.
         gc.collect()
         gc.disable()
-        while True:
-            for descriptor, _ in self._poll.poll():
-                if descriptor != self._control.fileno():
-                    self._tell_end(descriptor)
-                elif not self._answer():
-                    self._kill_all()
-                    return
+        try:
+            while self._serve_once():
+                pass
+        finally:
+            self._kill_all()
+
+    def _serve_once(self) -> bool:
+        for descriptor, _ in self._poll.poll():
+            if descriptor != self._control.fileno():
+                self._tell_end(descriptor)
+            elif not self._answer():
+                return False
+        return True
 
     def _answer(self) -> bool:
         data, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES_MAXIMUM, 1)
@@ -77,11 +85,9 @@ class WarmParent:
     def _fork(self, token: int, connection: socket.socket) -> None:
         pid = os.fork()
         if pid == 0:
-            self._control.close()
-            for descriptor in self._children:
-                os.close(descriptor)
             child.main(
                 connection,
+                nothing=self._nothing,
                 layers=self._layers,
                 limits=self._limits,
                 shared_bytes=self._mapped_bytes,
@@ -109,7 +115,6 @@ class WarmParent:
 
 def main() -> None:
     """Serve the socket whose descriptor is the first argument, under the limits in the second."""
-    wall.die_with_parent()
     # The terminal's Ctrl-C is for the runner, which decides what becomes of its jobs.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))

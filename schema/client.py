@@ -1,7 +1,8 @@
 """The HTTP client of the orchestrator's API: how runners and the command line reach a replica.
 
 Several addresses may be given: replicas are alike, so what one does not answer the next one may. An address that
-answered is kept until it fails. Every request has a deadline; what fails tells the address and the reason.
+answered is kept until it fails. Every request has a deadline; what fails tells the address and the reason. A request
+that came too often (429) is sent again after what the orchestrator says, as long as its deadline allows.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import io
 import logging
 import os
+import random
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -28,8 +32,10 @@ CONNECT_SECONDS: Final = 5.0
 REQUEST_SECONDS: Final = 30.0
 STREAM_IDLE_SECONDS: Final = 45.0
 """Streams send something, an empty line at least, every 10 s: one that says nothing for this long is dead."""
+RATE_LIMITED: Final = "rate_limited"
 _ANSWER_BYTES_MAXIMUM: Final = 64 * 1024 * 1024
 _WHOLE_BYTES_MAXIMUM: Final = 256 * 1024
+_DIGITS_MAXIMUM: Final = 7
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -55,11 +61,13 @@ class OrchestratorRefused(MoonyardError):
 
     code = "orchestrator_refused"
 
-    def __init__(self, problem: ProblemDocument, address: str) -> None:
+    def __init__(self, problem: ProblemDocument, address: str, retry_after: float | None = None) -> None:
         super().__init__(problem.detail, code=problem.code, hint=problem.hint, cause=problem.cause)
         self.problem = problem
         self.status = problem.status
         self.address = address
+        self.retry_after = retry_after
+        """After how many seconds it may be asked again, where it says so."""
 
 
 class AddressInvalid(MoonyardError):
@@ -85,13 +93,18 @@ class Client:
     @staticmethod
     @asynccontextmanager
     async def open(
-        addresses: Sequence[str], token: str | None, *, traceparent: str | None = None
+        addresses: Sequence[str],
+        token: str | None,
+        *,
+        traceparent: str | None = None,
+        tls_ca: Path | None = None,
     ) -> AsyncGenerator[Client]:
         """Open a client. ``addresses`` are base URLs such as ``http://127.0.0.1:8400``.
 
         :param traceparent: the trace that all its requests belong to.
+        :param tls_ca: a PEM file with who certifies the orchestrators, in place of those that the system trusts.
 
-        :raises AddressInvalid: when one is none.
+        :raises AddressInvalid: when one is none, or the file cannot be used.
         :raises MoonyardError: `token_invalid`, when the token could stand in no header.
         """
         for address in addresses:
@@ -104,10 +117,14 @@ class Client:
             )
         async with aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, ssl=True if tls_ca is None else tls_context(tls_ca)),
             json_serialize=lambda value: msgspec.json.encode(value).decode(),
         ) as session:
             yield Client(session, addresses, token, traceparent)
+
+    def use(self, token: str) -> None:
+        """Speak under another token from now on."""
+        self._headers = {**self._headers, "Authorization": f"Bearer {token}"}
 
     @property
     def address(self) -> str:
@@ -140,13 +157,17 @@ class Client:
         """Open an answer that is read as it comes: followed events, an artifact's bytes."""
         address = self.address
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STREAM_IDLE_SECONDS)
+        gives_up_at = anyio.current_time() + REQUEST_SECONDS
         try:
-            async with self._session.get(
-                address + path, params=query, headers=self._headers, timeout=timeout
-            ) as response:
-                if response.status >= 400:
-                    raise await _refusal(response, address)
-                yield Stream(response, address)
+            while True:
+                async with self._session.get(
+                    address + path, params=query, headers=self._headers, timeout=timeout
+                ) as response:
+                    if response.status < 400:
+                        yield Stream(response, address)
+                        return
+                    refusal = await _refusal(response, address)
+                await _pause(refusal, gives_up_at)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._try_next()
             raise unreachable(address, error) from error
@@ -164,6 +185,25 @@ class Client:
         failover: bool = True,
     ) -> Reply:
         headers = self._headers if data is None else {**self._headers, "Content-Type": content_type}
+        gives_up_at = anyio.current_time() + (seconds if failover else 0)
+        while True:
+            try:
+                return await self._asked(method, path, kind, query, data, headers, seconds, failover=failover)
+            except OrchestratorRefused as refusal:
+                await _pause(refusal, gives_up_at)
+
+    async def _asked(
+        self,
+        method: str,
+        path: str,
+        kind: type[Reply],
+        query: Mapping[str, str | int] | None,
+        data: Any,
+        headers: Mapping[str, str],
+        seconds: float,
+        *,
+        failover: bool,
+    ) -> Reply:
         attempts = len(self._addresses) if failover else 1
         for attempt in range(1, attempts + 1):
             address = self.address
@@ -214,12 +254,39 @@ class Stream:
         return self._response.content.iter_chunked(256 * 1024)
 
 
+async def _pause(refusal: OrchestratorRefused, gives_up_at: float) -> None:
+    """Wait until a request may be sent again that came too often.
+
+    :raises OrchestratorRefused: when it was refused for another reason, or there is no time to wait.
+    """
+    pause = refusal.retry_after
+    if refusal.code != RATE_LIMITED or pause is None or anyio.current_time() + pause > gives_up_at:
+        raise refusal
+    await anyio.sleep(pause * random.uniform(1, 1.2))  # noqa: S311  # spreads clients out, hides nothing
+
+
+def tls_context(tls_ca: Path) -> ssl.SSLContext:
+    """Trust those whose certificates a PEM file holds, and nobody else.
+
+    :raises AddressInvalid: when it cannot be used.
+    """
+    try:
+        return ssl.create_default_context(cafile=tls_ca)
+    except OSError as error:  # ssl.SSLError is one
+        is_none = isinstance(error, ssl.SSLError)
+        raise AddressInvalid(
+            f"`tls_ca` cannot be used: {tls_ca}: "
+            + ("it is no PEM file with certificates" if is_none else (error.strerror or str(error)).lower()),
+            hint="It is a PEM file with the certificate of who certifies the orchestrators.",
+        ) from error
+
+
 def unreachable(address: str, error: Exception) -> OrchestratorUnreachable:
     """Say in words why an address did not answer."""
-    return OrchestratorUnreachable(
-        f"orchestrator {address} is unreachable ({reason(error)})",
-        hint="Is it running, and is the address right? `moonyard up` starts one; `--orchestrator URL` names another.",
-    )
+    hint = "Is it running, and is the address right? `moonyard up` starts one; `--orchestrator URL` names another."
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        hint = "Where its authority is one of your own, `tls_ca` (MOONYARD_TLS_CA) names the file with its certificate."
+    return OrchestratorUnreachable(f"orchestrator {address} is unreachable ({reason(error)})", hint=hint)
 
 
 def _check_address(address: str) -> None:
@@ -304,7 +371,12 @@ async def _refusal(response: aiohttp.ClientResponse, address: str) -> Orchestrat
             ),
             cause=_what_it_said(response, body),
         )
-    return OrchestratorRefused(problem, address)
+    return OrchestratorRefused(problem, address, _retry_after(response))
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isascii() and text.isdigit() and len(text) < _DIGITS_MAXIMUM else None
 
 
 def _what_it_said(response: aiohttp.ClientResponse, body: bytes) -> ErrorInfo | None:

@@ -27,6 +27,12 @@ NAME_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}", re.IGNORECASE)
 """Names of pipelines and stages: they stand in paths, URLs and container labels as they are."""
 TAG_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,49}")
 TAGS_MAXIMUM: Final = 20
+REGISTRY_PATTERN: Final = re.compile(
+    r"(?=[^/]*[.:])(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:]+\])(?::[0-9]{1,5})?"
+    r"(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*"
+)
+"""A registry of images, or a part of it, as images' names in full begin with it."""
+REGISTRIES_MAXIMUM: Final = 20
 PRIORITY_MAXIMUM: Final = 100
 """Priorities go from minus this to this."""
 SERVICE_NAME_PATTERN: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -91,6 +97,14 @@ class Rights(msgspec.Struct, frozen=True, kw_only=True):
     devices: list[str] = []
     capabilities: list[str] = []
     """As in capabilities(7), without ``CAP_``."""
+
+
+class RegistryLogin(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a pipeline's jobs are at a registry of images."""
+
+    username: str
+    password_secret: str
+    """The name of the secret that holds the password, or a token in its place."""
 
 
 class CacheDefinition(msgspec.Struct, frozen=True, kw_only=True):
@@ -192,6 +206,8 @@ class PipelineDefinition(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: Concurrency | None = None
     services: dict[str, ServiceDefinition] = {}
     """By name; they live for as long as the job."""
+    registries: dict[str, RegistryLogin] = {}
+    """By registries, or parts of them: for all images of theirs that the job's containers are made of."""
     artifact_readers: list[str] = []
     """The other pipelines whose jobs may fetch what jobs of this one keep; what the newest version says counts."""
     cache: list[CacheDefinition] = []

@@ -15,6 +15,10 @@ import msgspec
 
 TEXT_LENGTH_MAXIMUM: Final = 16 * 1024
 """Of a message or hint: a script can raise megabytes, and what an error quotes can be as long."""
+CODE_LENGTH_MAXIMUM: Final = 100
+TRACE_LENGTH_MAXIMUM: Final = 60
+"""A Lua process tells 51 places of a call chain."""
+PLACE_LENGTH_MAXIMUM: Final = 500
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,14 +84,16 @@ class MoonyardError(Exception):
 
     @classmethod
     def from_info(cls, info: ErrorInfo) -> MoonyardError:
-        """Rebuild an error that arrived as data; the class is lost, the code is kept."""
+        """Rebuild an error that arrived as data, which may be hostile: no part of it stays longer than it may be. The
+        class is lost, the code is kept.
+        """
         return cls(
             info.message,
-            code=info.code,
+            code=_readable(info.code[:CODE_LENGTH_MAXIMUM]),
             hint=info.hint,
             where=info.where,
             cause=None if info.cause is None else cls.from_info(info.cause).info,
-            trace=info.trace,
+            trace=info.trace and [_readable(text[:PLACE_LENGTH_MAXIMUM]) for text in info.trace[:TRACE_LENGTH_MAXIMUM]],
         )
 
 

@@ -42,6 +42,12 @@ class PluginUnknown(MoonyardError):
     code = "plugin_unknown"
 
 
+class PluginNotFetched(PluginUnknown):
+    """A plugin of a repository, where repositories are not asked and it was not fetched before."""
+
+    code = "plugin_not_fetched"
+
+
 class PluginConflict(MoonyardError):
     """Plugins that cannot be in one job together."""
 
@@ -74,16 +80,23 @@ class ValueSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     type: ValueType | list[ValueType]
     """Or which types do."""
     description: str = ""
+    """What it means."""
     required: bool = False
+    """Whether it has to be given."""
     default: Any = None
+    """What it is otherwise."""
     choices: list[str | int | float] = []
+    """What is accepted at all."""
     minimum: int | float | None = None
+    """Of a number."""
     maximum: int | float | None = None
+    """Of a number."""
     pattern: str | None = None
     """A pattern of Lua's, which all of a string has to match."""
     length_minimum: int | None = None
     """Of a string in bytes, or of a list in entries."""
     length_maximum: int | None = None
+    """Of a string in bytes, or of a list in entries."""
     fields: dict[str, ValueSpec] = {}
     """Of a table: those that it may have, and no other."""
     values: ValueSpec | None = None
@@ -100,6 +113,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A function that a plugin gives to pipelines: ``git.clone``."""
 
     description: str
+    """A sentence or a few."""
     arguments: dict[str, ValueSpec] = {}
     """By name. Lua tables have no order: those in `positional` come first, then what is required, then by name."""
     positional: list[str] = []
@@ -109,6 +123,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     errors: dict[str, str] = {}
     """The codes of its own errors, without the plugin's name before them, and what each means."""
     example: str | None = None
+    """A few lines of Lua."""
 
     @property
     def ordered_arguments(self) -> list[tuple[str, ValueSpec]]:

@@ -46,8 +46,9 @@ COMMON: Final = frozenset(
 )
 """Values that are words of any log: they are not looked for either."""
 
-SecretUse = Literal["environment", "lua"]
-"""Put into a command's environment by the runner, out of Lua's sight; or handed to the script."""
+SecretUse = Literal["environment", "lua", "registry"]
+"""Put into a command's environment by the runner, out of Lua's sight; handed to the script; or shown to a registry of
+images by the runner, out of the job's sight."""
 
 
 class SecretAsk(Message, frozen=True, kw_only=True):
@@ -55,7 +56,7 @@ class SecretAsk(Message, frozen=True, kw_only=True):
 
     name: str
     stage: str
-    """As the definition names it: a combination of a matrix by its own name."""
+    """As the definition names it: a combination of a matrix by its own name. Empty for what is the whole job's."""
     use: SecretUse
 
 

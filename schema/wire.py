@@ -23,8 +23,8 @@ SOURCE_BYTES_MAXIMUM = 1024 * 1024
 BATCH_BYTES_MAXIMUM = 4 * 1024 * 1024
 """The largest batch of events in one request."""
 
-TokenKind = Literal["admin", "registration", "runner"]
-RunnerState = Literal["online", "draining", "offline"]
+TokenKind = Literal["admin", "registration", "runner", "setup", "invitation", "user", "session"]
+RunnerState = Literal["online", "draining", "offline", "revoked"]
 TestState = Literal["passed", "failed", "error", "skipped"]
 
 
@@ -159,10 +159,16 @@ class Resume(Answer, frozen=True, kw_only=True):
 class Trigger(Answer, frozen=True, kw_only=True):
     """What made a job."""
 
-    kind: Literal["submit", "schedule", "psql", "run"]
-    """The API, a schedule, schema ``control``, or ``moonyard run``."""
+    kind: Literal["submit", "schedule", "psql", "run", "webhook"]
+    """The API, a schedule, schema ``control``, ``moonyard run``, or a webhook."""
     by: str | None = None
-    """The name of the token, the schedule, or psql's user."""
+    """The name of the token, the schedule, psql's user, or the hook."""
+    delivery: str | None = None
+    """Of a webhook: the delivery's id, as its sender gave it."""
+    event: str | None = None
+    """Of a webhook: what happened there, such as ``push``."""
+    sender: str | None = None
+    """Of a webhook: who did it there, as its sender says."""
 
 
 class Output(Answer, frozen=True, kw_only=True):
@@ -430,12 +436,16 @@ class HttpLimitRemoved(Answer, frozen=True, kw_only=True):
 
 
 class TokenCreate(Message, frozen=True, kw_only=True):
-    kind: Literal["admin", "registration"]
+    kind: Literal["admin", "registration", "setup", "user"]
     name: str
     uses: int | None = None
     """How often a registration token may be used; None for no limit."""
     expires_in: float | None = None
     """Seconds from now; None for never."""
+    permissions: list[str] | None = None
+    """What a user token may be used for at most, of what its account may; None for all of that."""
+    pipelines: list[str] | None = None
+    """Patterns of the pipelines that a user token may be used for at most; None for all that its account may."""
 
 
 class Token(Answer, frozen=True, kw_only=True):
@@ -447,6 +457,10 @@ class Token(Answer, frozen=True, kw_only=True):
     revoked_at: str | None = None
     last_used_at: str | None = None
     uses_left: int | None = None
+    account: str | None = None
+    """Whose it is."""
+    permissions: list[str] | None = None
+    pipelines: list[str] | None = None
     secret: str | None = None
     """The token itself: in the answer to its creation, and never again."""
 
@@ -480,6 +494,43 @@ class Runner(Answer, frozen=True, kw_only=True):
     tags: list[str] = []
     drained_by: str | None = None
     """Who wants no more jobs to go there."""
+    pipelines: list[str] = []
+    """The names or patterns of pipelines to which it is bound: it takes jobs of no others."""
+    revoked_by: str | None = None
+    """Who had its token refused."""
+    token_at: str | None = None
+    """When the token that it uses was made."""
+    token_reused_at: str | None = None
+    """When one of its tokens was used last that had been replaced: somebody else may have a copy."""
+
+
+class RunnerBind(Message, frozen=True, kw_only=True):
+    pipelines: list[str]
+    """Names or patterns: it takes jobs of no others. Empty for any pipeline's again."""
+
+
+class ReservationSet(Message, frozen=True, kw_only=True):
+    pipelines: str
+    """A name or pattern."""
+    reserved: bool
+    """Whether their jobs go only to runners that are bound to them."""
+
+
+class Reservation(Answer, frozen=True, kw_only=True):
+    pipelines: str
+    reserved_by: str
+    reserved_at: str
+    runners: list[str] = []
+    """Names of those that are bound by the same name or pattern."""
+
+
+class ReservationList(Answer, frozen=True, kw_only=True):
+    reservations: list[Reservation]
+
+
+class RunnersChanged(Answer, frozen=True, kw_only=True):
+    runners: list[str]
+    """Their ids: all of the name that was given."""
 
 
 class RunnersDrained(Answer, frozen=True, kw_only=True):
@@ -492,6 +543,18 @@ class RunnerList(Answer, frozen=True, kw_only=True):
 
 
 # --- what a runner says
+
+
+class RunnerToken(Answer, frozen=True, kw_only=True):
+    """A runner's new token. The one that it asked with is good until this one is used."""
+
+    token: str
+
+
+class RunnerTokenUsed(Answer, frozen=True, kw_only=True):
+    """Said to a runner that uses its token: others that it had are replaced."""
+
+    runner: str
 
 
 class Claim(Message, frozen=True, kw_only=True):
@@ -561,6 +624,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     holding: list[Holding]
     kept: list[Kept] = []
     draining: bool = False
+    rotating: bool = False
+    """The runner has heard that it is to get a new token, and need not be told again."""
     wait: float = 0.0
     """The leases are renewed at once; the answer may wait up to so many seconds for something that the runner has to
     hear, so that a cancel reaches it without delay."""
@@ -594,6 +659,8 @@ class HeartbeatAnswer(Answer, frozen=True, kw_only=True):
     """Of those whose containers it keeps: remove them now."""
     http_limits: list[HttpCeiling] = []
     """All that there are."""
+    rotate: bool = False
+    """An operator wants the runner to get a new token."""
 
 
 class EventsAccepted(Answer, frozen=True, kw_only=True):

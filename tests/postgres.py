@@ -18,6 +18,8 @@ from psycopg import conninfo, sql
 from schema import database
 
 TEMPLATE = "moonyard_template"
+REPLICA = "moonyard_test_replica"
+"""A login that may do what an orchestrator needs, and nothing else."""
 
 
 class Cluster:
@@ -59,6 +61,8 @@ class Cluster:
         if known is None:
             self.run(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
             database.upgrade(self.url(TEMPLATE))
+            login = sql.SQL("CREATE ROLE {} LOGIN IN ROLE moonyard_orchestrator")
+            self.run(login.format(sql.Identifier(REPLICA)))
         return self.create(TEMPLATE)
 
     def drop(self, url: str) -> None:
@@ -68,6 +72,11 @@ class Cluster:
     def run(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.url(), autocommit=True) as connection:
             connection.execute(statement)
+
+
+def as_replica(url: str) -> str:
+    """Give the URL by which an orchestrator connects to a database of the tests: without more rights than it needs."""
+    return url.replace("//postgres:@", f"//{REPLICA}@", 1)
 
 
 @contextmanager

@@ -18,12 +18,21 @@ def mistakes(source: Source, function: Function, call: Node, given: list[Node]) 
     at = call.child_by_field_name("arguments") or call
     if function.arguments is None:
         yield from _in_order(source, function, at, given)
-    elif len(given) == 1 and bare(given[0]).type == "table_constructor":
+    elif len(given) == 1 and _names_arguments(function, bare(given[0])):
         yield from fields(source, function.name, function.arguments, bare(given[0]))
     elif function.positional:
         yield from _positional(source, function, function.arguments, at, given)
     else:
         yield from _by_name(function, function.arguments, at, given)
+
+
+def _names_arguments(function: Function, value: Node) -> bool:
+    """Whether a call's only argument is a table of named ones: a list is the first in order."""
+    if value.type != "table_constructor":
+        return False
+    written = literals.entries(value)
+    has_names = any(entry.child_by_field_name("name") is not None for entry in written)
+    return has_names or not written or not function.positional
 
 
 def _by_name(function: Function, arguments: Table, at: Node, given: list[Node]) -> Iterator[Mistake]:

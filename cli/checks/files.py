@@ -14,22 +14,20 @@ from cli.checks.findings import Finding
 from cli.checks.names import Known
 from cli.checks.tree import Source
 from plugins import Plugin, sources
+from plugins.fetched import FetchedPlugins
 from plugins.resolution import Catalogue
+from runner.reference import authoring
 from runner.reference import plugin as plugin_reference
 from runner.reference.description import Module
 from sandbox import loading
 from sandbox.parent import WarmParent
 from schema.definition import PipelineInvalid, Problem
 from schema.errors import MoonyardError, chain
-from schema.plugins import PluginReference
+from schema.plugins import PluginNotFetched, PluginReference
 
 LOAD_SECONDS: Final = 30.0
 _SYNTAX: Final = "lua_syntax"
 _BESIDE: Final = 'end return { name = "check", stages = { { name = "s", script = print } } }'
-PLUGIN_GLOBALS: Final = frozenset({"plugin"})
-"""What plugins' code has, and no pipeline."""
-TEST_GLOBALS: Final = frozenset({"describe", "it", "before_each", "after_each", "expect", "mock", "pipeline"})
-"""What test files have."""
 
 
 class Text(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,16 +60,21 @@ class PluginFolder(msgspec.Struct, frozen=True, kw_only=True):
         return len(self.plugin.code) + len(self.tests)
 
 
-async def check(given: Sequence[Text | PluginFolder], plugin_folder: Path | None) -> list[Finding]:
+async def check(
+    given: Sequence[Text | PluginFolder], plugin_folder: Path | None, *, fetched: FetchedPlugins, fetches: bool
+) -> list[Finding]:
     """Check files, in their order.
 
     :param plugin_folder: where plugins are beside those that ship.
+    :param fetched: plugins that were fetched from git repositories.
+    :param fetches: whether others are fetched.
     :raises MoonyardError: when there is no sandbox to load them in.
     """
     found: list[Finding] = []
     async with WarmParent.start() as parent:
         for one in given:
-            checker = _Checker(parent, sources.here(plugin_folder, one.folder))
+            known = sources.here(plugin_folder, one.folder, fetched=fetched, fetches=fetches)
+            checker = _Checker(parent, known)
             found += await (checker.plugin(one) if isinstance(one, PluginFolder) else checker.text(one))
     return found
 
@@ -102,8 +105,11 @@ class _Checker:
         if any(problem.code == _SYNTAX for problem in problems):
             return found
         known = Known.here(await self._modules(names.required(text.text), plugins), inputs)
+        if any(problem.code == PluginNotFetched.code for problem in problems):
+            absent = await self._in_repositories(text)
+            known = msgspec.structs.replace(known, plugins={**dict.fromkeys(absent), **known.plugins})
         if text.kind == "test":
-            known = msgspec.structs.replace(known, globals=TEST_GLOBALS)
+            known = known.with_modules(authoring.OF_TESTS)
         return _without_repeats(found, names.check(text.filename, text.text, known))
 
     async def plugin(self, given: PluginFolder) -> list[Finding]:
@@ -122,9 +128,8 @@ class _Checker:
         known = msgspec.structs.replace(
             known,
             modules={name: module for name, module in known.modules.items() if name in manifest.modules},
-            globals=PLUGIN_GLOBALS,
             has_files=True,
-        )
+        ).with_modules([authoring.PLUGIN])
         for path, text in sorted(given.plugin.code.items()):
             filename = f"{given.shown}/{path}"
             try:
@@ -145,6 +150,12 @@ class _Checker:
         """
         async with self._parent.fork() as sandbox:
             await sandbox.load(filename, f"local function _(...) {text}\n{_BESIDE}", {})
+
+    async def _in_repositories(self, text: Text) -> list[str]:
+        """List the plugins that a pipeline names in git repositories."""
+        async with self._parent.fork() as sandbox:
+            draft = await sandbox.draft(text.filename, text.text)
+        return [reference.name for reference in draft.references if reference.git is not None]
 
     async def _modules(self, required: Sequence[str], plugins: Mapping[str, Plugin]) -> dict[str, Module | None]:
         """Find out what is known of the plugins that there are, and what those declare that a file requires."""

@@ -110,7 +110,7 @@ def _word(source: Source, call: str, name: str, words: list[str], node: Node) ->
 
 def _inside(source: Source, call: str, name: str, kind: LuaType, node: Node) -> Iterator[Mistake]:
     match kind:
-        case Table():
+        case Table() if kind.fields:
             yield from fields(source, call, kind, node, f"{name}.")
         case ListOf(item=item):
             for index, field in enumerate(entries(node), 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 from tree_sitter import Node
@@ -34,6 +34,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """None for a plugin of which nothing more is known."""
     inputs: Collection[str] | None = None
     """Of the pipeline, where it could be loaded."""
+    functions: Mapping[str, Function]
+    """Those of modules, and those that stand alone, by their names."""
     globals: frozenset[str] = frozenset()
     """Names that are there besides."""
     has_files: bool = False
@@ -43,7 +45,18 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     def here(plugins: Mapping[str, Module | None], inputs: Collection[str] | None = None) -> Known:
         """Take what the core modules are, with these plugins."""
         core = {module.name: module for module in modules.MODULES if not module.is_global}
-        return Known(modules=core, plugins=plugins, inputs=inputs)
+        return Known(modules=core, plugins=plugins, inputs=inputs, functions=modules.FUNCTIONS)
+
+    def with_modules(self, more: Sequence[Module]) -> Known:
+        """Add what only some files have."""
+        named = {module.name: module for module in more if not module.is_global}
+        alone = [module for module in more if module.is_global]
+        return msgspec.structs.replace(
+            self,
+            modules={**self.modules, **named},
+            functions={**self.functions, **{name: one for module in more for name, one in module.every.items()}},
+            globals=self.globals | {name for module in alone for name in module.every},
+        )
 
 
 def check(filename: str, text: str, known: Known) -> list[Finding]:
@@ -156,7 +169,8 @@ class _Checker:
         name = self._source.string(bare(given[0]))
         if name is None:
             return None
-        return name if name in self._known.modules else f"{REQUIRED}{name}"
+        module = self._known.modules.get(name)
+        return name if module is not None and module.is_required else f"{REQUIRED}{name}"
 
     def _module(self, path: str) -> Module | None:
         if path.startswith(REQUIRED):
@@ -166,8 +180,8 @@ class _Checker:
     def _function(self, path: str | None) -> Function | None:
         if path is None or path in self._changed:
             return None
-        if path in modules.FUNCTIONS:
-            return modules.FUNCTIONS[path]
+        if path in self._known.functions:
+            return self._known.functions[path]
         module = self._module(path.rpartition(".")[0])
         return None if module is None else module.every.get(f"{module.name}.{path.rpartition('.')[2]}")
 
@@ -230,7 +244,7 @@ class _Checker:
         if path is not None:
             self._module_field(path, name, field)
         kind = self._kind(table)
-        if isinstance(kind, Table) and kind.field(name) is None and not self._is_set(table, name):
+        if isinstance(kind, Table) and kind.fields and kind.field(name) is None and not self._is_set(table, name):
             known = [one.name for one in kind.fields]
             label = self._source.text(table)[:40]
             what = "the job" if kind == pipeline.JOB else f"`{label}`"
@@ -317,7 +331,8 @@ class _Checker:
 
     def _require(self, given: list[Node]) -> None:
         name = self._source.string(bare(given[0])) if given else None
-        known = [*self._known.modules, *self._known.plugins, *_ALONE]
+        core = [module.name for module in self._known.modules.values() if module.is_required]
+        known = [*core, *self._known.plugins, *_ALONE]
         if name is not None and name not in known and not (self._known.has_files and name.startswith("./")):
             self._tell(
                 given[0],

@@ -10,8 +10,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery, JSONBody
 from litestar.response import Stream
 
-from orchestrator import caches, events, jobs, parts
-from orchestrator.access import ADMIN, RUNNER
+from orchestrator import access, caches, events, jobs, parts, pipelines
+from orchestrator.access import RUNNER, needs
 from orchestrator.problems import NotFound
 from orchestrator.sql import caches as sql
 from schema.wire import CacheFind, CacheFound, CacheList, CacheSave, CacheSaved, CachesForget, CachesForgotten
@@ -53,20 +53,22 @@ async def cache_save(
     return await caches.save(parts.of(request), runner, job_id, attempt, data)
 
 
-@get("/v1/caches", opt=ADMIN, tags=["caches"])
+@get("/v1/caches", opt=needs("view"), tags=["caches"])
 async def cache_list(request: AnyRequest, pipeline: FromQuery[str | None] = None) -> CacheList:
     """List up to 1,000 caches, of a pipeline or all, what was used last first."""
     name = None if pipeline is None else pipeline.replace("\0", "")
-    return CacheList(caches=await caches.listed(parts.of(request).database, name))
+    visible = access.visible(request, "view")
+    return CacheList(caches=await caches.listed(parts.of(request).database, name, visible))
 
 
-@post("/v1/caches/forget", opt=ADMIN, tags=["caches"], status_code=200)
+@post("/v1/caches/forget", opt=needs("manage-queue"), tags=["caches"], status_code=200)
 async def caches_forget(request: AnyRequest, data: JSONBody[CachesForget]) -> CachesForgotten:
     """Forget caches of a pipeline: of one key or all, in one scope or all."""
     pipeline, key, scope = (
         None if text is None else text.replace("\0", "\N{REPLACEMENT CHARACTER}")
         for text in (data.pipeline, data.key, data.scope)
     )
+    access.require_on(request, "manage-queue", data.pipeline, pipelines.unknown(data.pipeline))
     forgotten: int = await parts.of(request).database.value(
         sql.CACHES_FORGET, pipeline, parts.actor(request), key, scope
     )

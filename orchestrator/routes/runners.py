@@ -14,7 +14,20 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody, QueryParameter
 from litestar.response import Stream
 
-from orchestrator import artifacts, events, jobs, leases, losses, parts, reports, retries, shells, tokens, workspaces
+from orchestrator import (
+    artifacts,
+    events,
+    jobs,
+    leases,
+    losses,
+    parts,
+    reports,
+    retries,
+    runner_tokens,
+    shells,
+    tokens,
+    workspaces,
+)
 from orchestrator.access import REGISTRATION, RUNNER
 from orchestrator.parts import Parts
 from orchestrator.problems import RequestInvalid
@@ -72,9 +85,11 @@ async def claim(request: AnyRequest, data: JSONBody[Claim]) -> Claimed:
         raise RequestInvalid(f"`wait` has to be from 0 to {WAIT_SECONDS_MAXIMUM:.0f} seconds")
     tokens.check_name("version", data.version)
     seen = await here.database.row(tokens_sql.RUNNER_SEEN, runner, data.capacity, data.version)
-    assert seen is not None, "a runner's token goes with its runner"
+    if seen is None:
+        await runner_tokens.check(here.database, runner)
+        raise AssertionError("a runner that is not revoked is there")
     # One that an operator drained waits as any, and gets nothing.
-    waiting = here.dispatcher.enter(runner, 0 if seen["drained"] else data.slots, seen["tags"])
+    waiting = here.dispatcher.enter(runner, 0 if seen["drained"] else data.slots, seen["reach"])
     has_left = False
     # Ten thousand may wait here: each is one task, which sleeps until its client speaks, and is called off.
     with (
@@ -256,6 +271,7 @@ async def _renewed(here: Parts, runner: UUID, data: Heartbeat) -> HeartbeatAnswe
     cancelling = {holding.job for holding in data.holding if holding.cancelling}
     killing = {holding.job for holding in data.holding if holding.killing}
     lease_seconds = here.settings.lease_seconds
+    news = await runner_tokens.check(here.database, runner)
     renewed = await leases.renew(here.database, runner, held, lease_seconds=lease_seconds, draining=data.draining)
     kept = [(_job(kept.job), kept.attempt) for kept in data.kept]
     # One that holds nothing at all says so when it starts: what it kept before is gone.
@@ -268,11 +284,12 @@ async def _renewed(here: Parts, runner: UUID, data: Heartbeat) -> HeartbeatAnswe
         shells=await shells.wanted(here.database, runner),
         release=[Kept(job=str(job), attempt=attempt) for job, attempt in release],
         http_limits=here.http_limits.known,
+        rotate=news["rotate"] and not data.rotating,
     )
 
 
 def _is_news(answer: HeartbeatAnswer) -> bool:
-    return bool(answer.cancel or answer.kill or answer.gone or answer.shells or answer.release)
+    return bool(answer.cancel or answer.kill or answer.gone or answer.shells or answer.release or answer.rotate)
 
 
 def _runner(request: AnyRequest) -> UUID:

@@ -11,8 +11,8 @@ from litestar import Request, delete, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody
 
-from orchestrator import events, jobs, parts, shells
-from orchestrator.access import ADMIN, RUNNER
+from orchestrator import access, events, jobs, parts, shells
+from orchestrator.access import RUNNER, needs
 from orchestrator.problems import Conflict
 from schema.errors import ErrorInfo, single_error
 from schema.shells import (
@@ -38,23 +38,23 @@ BODY_BYTES_MAXIMUM: Final = 2 * SEND_BYTES_MAXIMUM
 """Bytes take a third more in JSON."""
 
 
-@post("/v1/jobs/{job:str}/shells", opt=ADMIN, tags=["shells"], status_code=201)
+@post("/v1/jobs/{job:str}/shells", opt=needs("shell"), tags=["shells"], status_code=201)
 async def shell_open(request: AnyRequest, job: FromPath[str], data: JSONBody[ShellOpen]) -> Shell:
     """Ask for a shell in a container of a job: one that runs, or whose containers are kept."""
     here = parts.of(request)
-    found = await jobs.resolve(here.database, job)
+    found = await access.job(request, job, "shell")
     return await shells.open_shell(here, found, data, parts.actor(request), parts.identity(request).token)
 
 
-@get("/v1/shells/{shell:str}", opt=ADMIN, tags=["shells"])
+@get("/v1/shells/{shell:str}", opt=needs("shell"), tags=["shells"])
 async def shell_show(request: AnyRequest, shell: FromPath[str]) -> Shell:
     """Show a shell."""
-    return await shells.get(parts.of(request).database, _shell(shell))
+    return await _permitted(request, shell)
 
 
 @post(
     "/v1/shells/{shell:str}/send",
-    opt=ADMIN,
+    opt=needs("shell"),
     tags=["shells"],
     status_code=200,
     request_max_body_size=BODY_BYTES_MAXIMUM,
@@ -65,31 +65,32 @@ async def shell_send(request: AnyRequest, shell: FromPath[str], data: JSONBody[S
     return await _while_asked(request, lambda: shells.send(here, found, data, is_output=False))
 
 
-@post("/v1/shells/{shell:str}/receive", opt=ADMIN, tags=["shells"], status_code=200)
+@post("/v1/shells/{shell:str}/receive", opt=needs("shell"), tags=["shells"], status_code=200)
 async def shell_receive(request: AnyRequest, shell: FromPath[str], data: JSONBody[ShellReceive]) -> ShellReceived:
     """Wait for what the shell says."""
     here, found = parts.of(request), await _opened_by(request, shell)
     return await _while_asked(request, lambda: shells.receive(here, found, data, is_output=True))
 
 
-@post("/v1/shells/{shell:str}/resize", opt=ADMIN, tags=["shells"], status_code=200)
+@post("/v1/shells/{shell:str}/resize", opt=needs("shell"), tags=["shells"], status_code=200)
 async def shell_resize(request: AnyRequest, shell: FromPath[str], data: JSONBody[ShellResize]) -> Shell:
     """Tell the size of the user's terminal."""
     return await shells.resize(parts.of(request), await _opened_by(request, shell), data.lines, data.columns)
 
 
-@post("/v1/shells/{shell:str}/close", opt=ADMIN, tags=["shells"], status_code=200)
+@post("/v1/shells/{shell:str}/close", opt=needs("shell"), tags=["shells"], status_code=200)
 async def shell_close(request: AnyRequest, shell: FromPath[str]) -> Shell:
     """End a shell: all that runs in it is killed."""
+    await _permitted(request, shell)
     closed = ErrorInfo(code="shell_closed", message="the shell was closed by its user")
     return await shells.end(parts.of(request), _shell(shell), ShellEnd(error=closed))
 
 
-@post("/v1/jobs/{job:str}/release", opt=ADMIN, tags=["shells"], status_code=200)
+@post("/v1/jobs/{job:str}/release", opt=needs("shell"), tags=["shells"], status_code=200)
 async def containers_release(request: AnyRequest, job: FromPath[str]) -> ContainersReleased:
     """Have the kept containers of a job removed before their time."""
     here = parts.of(request)
-    found = await jobs.resolve(here.database, job)
+    found = await access.job(request, job, "shell")
     await jobs.get(here.database, found)
     released = await shells.release(here.database, here.notifications, found, parts.actor(request))
     return ContainersReleased(released=released)
@@ -166,9 +167,17 @@ async def _while_asked(request: AnyRequest, work: Callable[[], Awaitable[Reply]]
     return answers[0]
 
 
+async def _permitted(request: AnyRequest, text: str) -> Shell:
+    """Give a shell in a job of a pipeline that whoever asks may open shells for."""
+    shell = await shells.get(parts.of(request).database, _shell(text))
+    if not access.visible(request, "shell").is_everything:
+        await access.require_job(request, UUID(shell.job), "shell", shells.unknown(text))
+    return shell
+
+
 async def _opened_by(request: AnyRequest, text: str) -> UUID:
     """Give a shell that this very token opened: what is typed in it, and what it says, is for nobody else."""
-    shell = _shell(text)
+    shell = UUID((await _permitted(request, text)).id)
     await shells.of_token(parts.of(request).database, shell, parts.identity(request).token)
     return shell
 

@@ -1,4 +1,4 @@
-"""Routes for users: pipelines, jobs, artifacts, tokens, the list of runners, health."""
+"""Routes for people: pipelines, jobs, artifacts, tokens, the list of runners, health."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
-from orchestrator import artifacts, following, jobs, parts, pipelines, plugins, reports, tokens
-from orchestrator.access import ADMIN, PUBLIC
+from orchestrator import access, artifacts, following, jobs, parts, pipelines, plugins, reports, tokens
+from orchestrator.access import PEOPLE, PUBLIC, needs
 from orchestrator.problems import NotFound, RequestInvalid, TooLarge
 from orchestrator.sql import health as health_sql
 from orchestrator.sql import tokens as tokens_sql
@@ -68,7 +68,13 @@ async def health(request: AnyRequest) -> Health:
     )
 
 
-@post("/v1/pipelines", opt=ADMIN, tags=["pipelines"], status_code=200, request_max_body_size=PUSH_BYTES_MAXIMUM)
+@post(
+    "/v1/pipelines",
+    opt=needs("push"),
+    tags=["pipelines"],
+    status_code=200,
+    request_max_body_size=PUSH_BYTES_MAXIMUM,
+)
 async def pipeline_push(request: AnyRequest, data: JSONBody[PipelinePush]) -> PipelineVersion:
     """Check a pipeline file and make it its pipeline's newest version."""
     here = parts.of(request)
@@ -86,33 +92,40 @@ async def pipeline_push(request: AnyRequest, data: JSONBody[PipelinePush]) -> Pi
         raise TooLarge(f"the plugins that come with a pipeline have at most {SENT_LENGTH_MAXIMUM} characters")
     known = plugins.catalogue(here.database, here.settings.plugin_folder, SentSources(data.plugins))
     loaded = await here.checker.check(filename, data.source, known)
+    access.require(request, "push", loaded.definition.name)
     return await pipelines.store(
         here.database, filename, data.source, loaded.definition, actor=parts.actor(request), resolved=loaded.resolved
     )
 
 
-@get("/v1/pipelines", opt=ADMIN, tags=["pipelines"])
+@get("/v1/pipelines", opt=needs("view"), tags=["pipelines"])
 async def pipeline_list(request: AnyRequest) -> PipelineList:
     """List pipelines with their newest versions."""
-    return PipelineList(pipelines=await pipelines.listed(parts.of(request).database))
+    visible = access.visible(request, "view")
+    return PipelineList(pipelines=await pipelines.listed(parts.of(request).database, visible))
 
 
-@get("/v1/pipelines/{name:str}", opt=ADMIN, tags=["pipelines"])
+@get("/v1/pipelines/{name:str}", opt=needs("view"), tags=["pipelines"])
 async def pipeline_show(
     request: AnyRequest, name: FromPath[str], pipeline_version: VersionQuery = None
 ) -> PipelineVersion:
     """Show a version of a pipeline with its source, by default the newest."""
-    return await pipelines.shown(parts.of(request).database, name, pipeline_version)
+    here = parts.of(request).database
+    async with pipelines.naming_near(here, access.visible(request, "view")):
+        access.require_on(request, "view", name, pipelines.unknown(name))
+        return await pipelines.shown(here, name, pipeline_version)
 
 
-@post("/v1/jobs", opt=ADMIN, tags=["jobs"], status_code=201)
+@post("/v1/jobs", opt=needs("run"), tags=["jobs"], status_code=201)
 async def job_submit(request: AnyRequest, data: JSONBody[JobSubmit]) -> Job:
     """Queue a job."""
     here = parts.of(request)
-    return await here.submissions.submit(data, parts.actor(request))
+    async with pipelines.naming_near(here.database, access.visible(request, "view")):
+        access.require_on(request, "run", data.pipeline, pipelines.unknown(data.pipeline))
+        return await here.submissions.submit(data, parts.actor(request))
 
 
-@get("/v1/jobs", opt=ADMIN, tags=["jobs"])
+@get("/v1/jobs", opt=needs("view"), tags=["jobs"])
 async def job_list(
     request: AnyRequest,
     job_state: Annotated[JobState | None, QueryParameter(name="state")] = None,
@@ -123,6 +136,7 @@ async def job_list(
     """List jobs, the newest first; `before` of an answer asks for the next page."""
     return await jobs.listed(
         parts.of(request).database,
+        access.visible(request, "view"),
         state=job_state,
         pipeline=None if pipeline is None else pipeline.replace("\0", ""),
         limit=limit,
@@ -130,28 +144,27 @@ async def job_list(
     )
 
 
-@get("/v1/jobs/{job:str}", opt=ADMIN, tags=["jobs"])
+@get("/v1/jobs/{job:str}", opt=needs("view"), tags=["jobs"])
 async def job_show(request: AnyRequest, job: FromPath[str]) -> Job:
     """Show a job with its stages, by number or id."""
-    here = parts.of(request).database
-    return await jobs.get(here, await jobs.resolve(here, job))
+    return await jobs.get(parts.of(request).database, await access.job(request, job, "view"))
 
 
-@post("/v1/jobs/{job:str}/cancel", opt=ADMIN, tags=["jobs"], status_code=200)
+@post("/v1/jobs/{job:str}/cancel", opt=needs("cancel"), tags=["jobs"], status_code=200)
 async def job_cancel(request: AnyRequest, job: FromPath[str], force: FromQuery[bool] = False) -> Job:
     """Cancel a job: at once while it is queued; while it runs, its runner stops it, with `force` at once."""
     here = parts.of(request)
-    found = await jobs.resolve(here.database, job)
+    found = await access.job(request, job, "cancel")
     return await jobs.cancel(here.database, here.notifications, found, parts.actor(request), force=force)
 
 
-@get("/v1/jobs/{job:str}/events", opt=ADMIN, tags=["jobs"], media_type=EVENTS_MEDIA_TYPE)
+@get("/v1/jobs/{job:str}/events", opt=needs("read-logs"), tags=["jobs"], media_type=EVENTS_MEDIA_TYPE)
 async def job_events(
     request: AnyRequest, job: FromPath[str], follow: FromQuery[bool] = False, after: FromQuery[str | None] = None
 ) -> Stream:
     """Give the job's events as JSON lines; with `follow`, go on until the last one. `after` is ATTEMPT.SEQ."""
     here = parts.of(request)
-    found = await jobs.resolve(here.database, job)
+    found = await access.job(request, job, "read-logs")
     position = following.Position.after(after)
     await jobs.get(here.database, found)
     lines = (
@@ -162,20 +175,20 @@ async def job_events(
     return Stream(lines, media_type=EVENTS_MEDIA_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
-@get("/v1/jobs/{job:str}/artifacts", opt=ADMIN, tags=["artifacts"])
+@get("/v1/jobs/{job:str}/artifacts", opt=needs("read-artifacts"), tags=["artifacts"])
 async def artifact_list(request: AnyRequest, job: FromPath[str]) -> ArtifactList:
     """List what a job kept."""
     here = parts.of(request).database
-    found = await jobs.resolve(here, job)
+    found = await access.job(request, job, "read-artifacts")
     await jobs.get(here, found)
     return ArtifactList(artifacts=await artifacts.listed(here, found))
 
 
-@get("/v1/jobs/{job:str}/artifacts/{name:path}", opt=ADMIN, tags=["artifacts"])
+@get("/v1/jobs/{job:str}/artifacts/{name:path}", opt=needs("read-artifacts"), tags=["artifacts"])
 async def artifact_get(request: AnyRequest, job: FromPath[str], name: FromPath[Path]) -> Stream:
     """Download an artifact; its SHA-256 is the ETag."""
     here = parts.of(request).database
-    found = await jobs.resolve(here, job)
+    found = await access.job(request, job, "read-artifacts")
     await jobs.get(here, found)
     row = await artifacts.find(here, found, name.as_posix().removeprefix("/"))
     return Stream(
@@ -190,7 +203,7 @@ async def artifact_get(request: AnyRequest, job: FromPath[str], name: FromPath[P
     )
 
 
-@get("/v1/jobs/{job:str}/tests", opt=ADMIN, tags=["jobs"])
+@get("/v1/jobs/{job:str}/tests", opt=needs("view"), tags=["jobs"])
 async def job_tests(
     request: AnyRequest,
     job: FromPath[str],
@@ -198,25 +211,30 @@ async def job_tests(
 ) -> JobTestList:
     """List up to 10,000 tests of the reports of a job's newest attempt."""
     here = parts.of(request).database
-    found = await jobs.resolve(here, job)
+    found = await access.job(request, job, "view")
     await jobs.get(here, found)
     states = reports.STATES if test_state is None else (test_state,)
     return JobTestList(tests=await reports.listed(here, found, states))
 
 
-@post("/v1/tokens", opt=ADMIN, tags=["tokens"], status_code=201)
+@post("/v1/tokens", opt=PEOPLE, tags=["tokens"], status_code=201)
 async def token_create(request: AnyRequest, data: JSONBody[TokenCreate]) -> Token:
     """Create a token; the answer is the only place where it ever stands."""
-    return await tokens.create(parts.of(request).database, data, parts.actor(request))
+    if data.kind in {"admin", "setup"}:
+        access.require(request, "manage-accounts")
+    elif data.kind == "registration":
+        access.require(request, "manage-runners")
+    identity = parts.identity(request)
+    return await tokens.create(parts.of(request).database, data, identity.actor, account=identity.account)
 
 
-@get("/v1/tokens", opt=ADMIN, tags=["tokens"])
+@get("/v1/tokens", opt=PEOPLE, tags=["tokens"])
 async def token_list(request: AnyRequest) -> TokenList:
-    """List tokens, without the tokens themselves."""
-    return TokenList(tokens=await tokens.listed(parts.of(request).database))
+    """List tokens, without the tokens themselves: of who asks, and of all where that is permitted."""
+    return TokenList(tokens=await tokens.listed(parts.of(request).database, parts.identity(request)))
 
 
-@delete("/v1/tokens/{token:str}", opt=ADMIN, tags=["tokens"], status_code=200)
+@delete("/v1/tokens/{token:str}", opt=PEOPLE, tags=["tokens"], status_code=200)
 async def token_revoke(request: AnyRequest, token: FromPath[str]) -> Token:
     """Revoke a token."""
     here = parts.of(request)
@@ -224,12 +242,12 @@ async def token_revoke(request: AnyRequest, token: FromPath[str]) -> Token:
         found = UUID(token)
     except ValueError:
         raise NotFound(f"there is no token `{token[:60]}`", code="token_unknown") from None
-    revoked = await tokens.revoke(here.database, found, parts.actor(request))
+    revoked = await tokens.revoke(here.database, found, parts.identity(request))
     here.authentication.forget()
     return revoked
 
 
-@get("/v1/runners", opt=ADMIN, tags=["runners"])
+@get("/v1/runners", opt=needs("view-runners"), tags=["runners"])
 async def runner_list(request: AnyRequest) -> RunnerList:
     """List runners."""
     rows = await parts.of(request).database.rows(tokens_sql.RUNNERS_LIST)
@@ -246,6 +264,10 @@ async def runner_list(request: AnyRequest) -> RunnerList:
                 running=row["running"],
                 tags=row["tags"],
                 drained_by=row["drained_by"],
+                pipelines=row["pipelines"],
+                revoked_by=row["revoked_by"],
+                token_at=tokens.moment(row["token_at"]),
+                token_reused_at=tokens.moment(row["token_reused_at"]),
             )
             for row in rows
         ]

@@ -7,6 +7,13 @@ from typing import Final
 # Whoever finds it will name it soon: the update keeps it from being swept until then.
 BLOB_EXISTS: Final = "UPDATE moonyard.blobs SET created_at = now() WHERE sha256 = $1 RETURNING id, size_bytes"
 
+# $1 SHA-256, $2 runner: one that it has sent.
+BLOB_KNOWN: Final = """
+UPDATE moonyard.blobs AS blob SET created_at = now() FROM moonyard.blob_senders AS sender
+WHERE blob.sha256 = $1 AND sender.blob_id = blob.id AND sender.runner_id = $2
+RETURNING blob.size_bytes
+"""
+
 # $1 id, $2 store, $3 bytes of a chunk, $4 SHA-256 it is to have, $5 runner, $6 writer. An upload of the same content by
 # the same runner that broke off gives way.
 BLOB_BEGIN: Final = """
@@ -71,7 +78,22 @@ WHERE blob.sha256 IS NOT NULL AND blob.created_at < now() - make_interval(secs =
     AND NOT EXISTS (SELECT FROM moonyard.caches WHERE blob_id = blob.id)
 """
 
-BLOB_GET: Final = "SELECT id, size_bytes FROM moonyard.blobs WHERE sha256 = $1 FOR KEY SHARE"
+# $1 SHA-256, $2 runner: that it has sent all of it once. (Whoever finds it may name it soon: it is not swept until then.)
+BLOB_SENT: Final = """
+WITH whole AS (
+    UPDATE moonyard.blobs SET created_at = now() WHERE sha256 = $1 RETURNING id, size_bytes
+)
+INSERT INTO moonyard.blob_senders (blob_id, runner_id) SELECT id, $2 FROM whole
+ON CONFLICT (blob_id, runner_id) DO NOTHING
+"""
+
+# $1 SHA-256, $2 runner: a content that it has sent, to be named. To all others it is not there.
+BLOB_GET: Final = """
+SELECT blob.id, blob.size_bytes FROM moonyard.blobs AS blob
+JOIN moonyard.blob_senders AS sender ON sender.blob_id = blob.id AND sender.runner_id = $2
+WHERE blob.sha256 = $1
+FOR KEY SHARE OF blob
+"""
 
 # $1 how many: contents whose chunks have to go from the object store. Two replicas may do it at once.
 REMNANTS_LIST: Final = "SELECT blob_id FROM moonyard.blob_remnants ORDER BY removed_at LIMIT $1"

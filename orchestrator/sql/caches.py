@@ -82,13 +82,13 @@ DELETE FROM moonyard.caches WHERE id = ANY (ARRAY(SELECT id FROM unused))
 RETURNING id
 """
 
-# $1 pipeline's name, or NULL for all; $2 how many
+# $1 pipeline's name, or NULL for all; $2 how many; $3 and $4 the patterns of pipelines that may be seen
 CACHES_LIST: Final = """
 SELECT
     pipeline.name AS pipeline, cache.scope, cache.key, cache.paths, cache.size_bytes, cache.created_at, cache.used_at,
     cache.hits, cache.job_number
 FROM moonyard.caches AS cache JOIN moonyard.pipelines AS pipeline ON pipeline.id = cache.pipeline_id
-WHERE $1::text IS NULL OR pipeline.name = $1
+WHERE ($1::text IS NULL OR pipeline.name = $1) AND moonyard.names_fit(pipeline.name, $3::text[], $4::text[])
 ORDER BY cache.used_at DESC, cache.id DESC
 LIMIT $2
 """

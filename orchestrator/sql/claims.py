@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-# $1 low-water mark, $2 how many, $3 a runner for each, $4 lease seconds, $5 the tags that all these runners have
+# $1 low-water mark, $2 how many, $3 a runner for each, $4 lease seconds, $5 the tags that all these runners reach:
+# those that are bound to pipelines have `@` among them, and take nothing that does not ask for a class of pipelines.
 JOBS_CLAIM: Final = """
 -- MATERIALIZED, for the planner may run a subquery with a LIMIT again and so take too many.
 WITH untagged AS MATERIALIZED (
@@ -16,7 +17,7 @@ WITH untagged AS MATERIALIZED (
     -- The mark is where the last claim found its first: a walk from the start would visit each job claimed since the
     -- oldest transaction began, which a long one elsewhere makes many.
     WHERE state = 'queued' AND parked IS NULL AND tag_set IS NULL AND turn - 1000 * priority >= $1
-        AND NOT EXISTS (SELECT FROM moonyard.pauses WHERE pipeline_id IS NULL)
+        AND NOT EXISTS (SELECT FROM moonyard.pauses WHERE pipeline_id IS NULL) AND NOT '@' = ANY ($5::text[])
     ORDER BY turn - 1000 * priority, number
     LIMIT $2
     FOR UPDATE SKIP LOCKED
@@ -32,7 +33,8 @@ tagged AS MATERIALIZED (
         LIMIT $2
         FOR UPDATE SKIP LOCKED
     ) AS job
-    WHERE wanted.tags <@ $5::text[] AND NOT EXISTS (SELECT FROM moonyard.pauses WHERE pipeline_id IS NULL)
+    WHERE wanted.tags <@ $5::text[] AND (wanted.has_class OR NOT '@' = ANY ($5::text[]))
+        AND NOT EXISTS (SELECT FROM moonyard.pauses WHERE pipeline_id IS NULL)
 ),
 waiting AS MATERIALIZED (
     SELECT found.id, found.place, found.is_tagged, pause.pipeline_id IS NOT NULL AS is_paused
@@ -103,16 +105,20 @@ LEFT JOIN renewed ON renewed.job_id = held.job_id
 LEFT JOIN moonyard.jobs AS job ON job.id = renewed.job_id
 """
 
-# The running attempts are few and in a small index; leases stand in none, so that renewing them stays cheap.
+# The running attempts are few and in a small index; leases stand in none, so that renewing them stays cheap. What a
+# claim gave to a runner in the moment in which it was revoked has no lease at all.
 LEASES_EXPIRED: Final = """
 SELECT
     attempt.job_id, attempt.number AS attempt, job.number, job.losses, job.turn - 1000 * job.priority AS place,
-    runner.name AS runner,
+    runner.name AS runner, runner.revoked_by,
     job.cancel_requested_at IS NOT NULL AS cancel
 FROM moonyard.attempts AS attempt
 JOIN moonyard.jobs AS job ON job.id = attempt.job_id
 JOIN moonyard.runners AS runner ON runner.id = attempt.runner_id
-WHERE attempt.state = 'running' AND attempt.lease_expires_at < now()
+WHERE attempt.state = 'running' AND (
+    attempt.lease_expires_at < now()
+    OR attempt.runner_id = ANY (ARRAY(SELECT id FROM moonyard.runners WHERE revoked_at IS NOT NULL))
+)
 ORDER BY attempt.job_id
 LIMIT 100
 FOR UPDATE OF attempt SKIP LOCKED
@@ -145,31 +151,7 @@ FOR UPDATE OF attempt
 """
 
 # $1 job, $2 attempt, $3 the job's next state, $4 by how much its losses grow, $5 why, $6 the job's error
-ATTEMPT_LOSE: Final = """
-WITH lost AS (
-    UPDATE moonyard.attempts SET state = 'lost', finished_at = now()
-    WHERE job_id = $1 AND number = $2 AND finished_at IS NULL
-    RETURNING job_id, next_seq
-),
-changed AS (
-    UPDATE moonyard.jobs AS job
-    SET state = $3, losses = losses + $4, error = $6::jsonb,
-        finished_at = CASE WHEN $3 = 'queued' THEN NULL ELSE now() END,
-        -- It keeps its slot in a group: a runner may have it at once.
-        parked = NULL, queue_deadline = now() + make_interval(secs => queue_timeout_seconds)
-    FROM lost WHERE job.id = lost.job_id AND job.attempt = $2
-    RETURNING job.id, job.number, lost.next_seq
-),
-line AS (
-    SELECT id, next_seq, moonyard.job_line(id, number, $2, next_seq, $3, $5::jsonb) AS text FROM changed
-),
-told AS (
-    INSERT INTO moonyard.event_batches (job_id, attempt, first_seq, next_seq, size_bytes, lines)
-    SELECT id, $2, next_seq, next_seq + 1, octet_length(text), text FROM line
-)
-UPDATE moonyard.stages SET state = 'cancelled', finished_at = now()
-WHERE job_id = $1 AND attempt = $2 AND state = 'running'
-"""
+ATTEMPT_LOSE: Final = "SELECT moonyard.attempt_lose($1, $2, $3, $4, $5::jsonb, $6::jsonb)"
 
 # $1 job, $2 attempt, $3 runner, $4 the final event's seq, $5 its error: the job's place where it is
 # queued again, or NULL.

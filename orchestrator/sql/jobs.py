@@ -9,6 +9,11 @@ from schema.states import JobState
 
 JOB_BY_NUMBER: Final = "SELECT id FROM moonyard.jobs WHERE number = $1"
 
+PIPELINE_OF_JOB: Final = """
+SELECT pipeline.name FROM moonyard.jobs AS job JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id
+WHERE job.id = $1
+"""
+
 # $1 a list of what jobs_submit takes. All jobs with their first events are there, or none is.
 JOBS_SUBMIT: Final = "SELECT place, id, number, created_at, queue_place, fresh FROM moonyard.jobs_submit($1::json)"
 
@@ -61,6 +66,35 @@ def jobs_list(state: JobState | None, *, of_pipeline: bool) -> str:
     if of_pipeline:
         condition += " AND job.pipeline_id = (SELECT id FROM moonyard.pipelines WHERE name = $3)"
     return f"{_JOBS} WHERE job.number < $1 AND {condition} ORDER BY job.number DESC LIMIT $2"
+
+
+@functools.cache
+def jobs_list_visible(state: JobState | None, *, of_pipeline: bool) -> str:
+    """Give the statement that lists jobs of some pipelines.
+
+    $1 below which number, $2 how many, $3 and $4 the patterns of the pipelines, $5 the name of a single one, if of one.
+    """
+    named = " AND pipeline.name = $5" if of_pipeline else ""
+    fits = f"moonyard.names_fit(pipeline.name, $3::text[], $4::text[]){named}"
+    if state in _CONDITIONS:
+        condition = _CONDITIONS[state]
+        return f"{_JOBS} WHERE job.number < $1 AND {condition} AND {fits} ORDER BY job.number DESC LIMIT $2"
+    # Of each pipeline by its own index: a walk over all jobs would be long for who may see one pipeline of many.
+    condition = "true" if state is None else f"job.state = '{state}'"
+    return f"""
+WITH newest AS (
+    SELECT job.id
+    FROM moonyard.pipelines AS pipeline
+    CROSS JOIN LATERAL (
+        SELECT job.id, job.number FROM moonyard.jobs AS job
+        WHERE job.pipeline_id = pipeline.id AND job.number < $1 AND {condition}
+        ORDER BY job.number DESC LIMIT $2
+    ) AS job
+    WHERE {fits}
+    ORDER BY job.number DESC LIMIT $2
+)
+{_JOBS} JOIN newest ON newest.id = job.id ORDER BY job.number DESC
+"""  # noqa: S608  # all of it stands here
 
 
 JOB_WAITS_FOR: Final = "SELECT why FROM moonyard.waits WHERE job_id = $1"

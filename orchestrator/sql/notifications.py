@@ -10,7 +10,9 @@ NOTIFY: Final = (
 
 # $1 runners. Those that may have something to hear since a moment ago: told once too often, they only ask once more.
 RUNNERS_CALLED: Final = """
-SELECT id FROM moonyard.runners WHERE id = ANY ($1::uuid[]) AND drained_at > now() - interval '5 seconds'
+SELECT id FROM moonyard.runners
+WHERE id = ANY ($1::uuid[])
+    AND greatest(drained_at, revoked_at, rotation_wanted_at) > now() - interval '5 seconds'
 UNION
 SELECT attempt.runner_id
 FROM moonyard.attempts AS attempt JOIN moonyard.jobs AS job ON job.id = attempt.job_id

@@ -33,10 +33,12 @@ SELECT id, filename, created_at,
 FROM pointed
 """
 
+# $1 and $2 the patterns of pipelines that may be seen
 PIPELINES_LIST: Final = """
 SELECT pipeline.name, version.sha256, version.filename, version.created_at, version.definition,
     version.plugins
 FROM moonyard.pipelines AS pipeline JOIN moonyard.pipeline_versions AS version ON version.id = pipeline.version_id
+WHERE moonyard.names_fit(pipeline.name, $1::text[], $2::text[])
 ORDER BY pipeline.name
 LIMIT 1000
 """
@@ -68,4 +70,7 @@ FROM moonyard.pipeline_versions AS version JOIN moonyard.pipelines AS pipeline O
 WHERE version.id = $1
 """
 
-PIPELINE_NAMES: Final = "SELECT name FROM moonyard.pipelines ORDER BY name LIMIT 1000"
+# $1 and $2 the patterns of pipelines that may be seen
+PIPELINE_NAMES: Final = """
+SELECT name FROM moonyard.pipelines WHERE moonyard.names_fit(name, $1::text[], $2::text[]) ORDER BY name LIMIT 1000
+"""

@@ -20,13 +20,3 @@ DELETE FROM moonyard.jobs
 WHERE id = ANY (ARRAY(SELECT id FROM first WHERE finished_at < now() - make_interval(secs => $1)))
 RETURNING id
 """
-
-# $1 seconds, $2 how many. Rows of the audit are never changed: the first by id are the oldest.
-AUDIT_REMOVE_OLD: Final = """
-WITH first AS MATERIALIZED (
-    SELECT id, at FROM moonyard.audit ORDER BY id LIMIT $2 FOR UPDATE SKIP LOCKED
-)
-DELETE FROM moonyard.audit
-WHERE id = ANY (ARRAY(SELECT id FROM first WHERE at < now() - make_interval(secs => $1)))
-RETURNING id
-"""

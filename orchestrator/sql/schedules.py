@@ -16,6 +16,7 @@ WITH made AS (
 SELECT id, moonyard.note($10, 'create', 'schedule ' || name) FROM made
 """
 
+# $1 a name, or NULL for all; $2 and $3 the patterns of pipelines that may be seen
 LIST: Final = """
 SELECT
     schedule.name, pipeline.name AS pipeline, schedule.cron, schedule.time_zone, schedule.inputs, schedule.priority,
@@ -24,7 +25,7 @@ SELECT
 FROM moonyard.schedules AS schedule
 JOIN moonyard.pipelines AS pipeline ON pipeline.id = schedule.pipeline_id
 LEFT JOIN moonyard.jobs AS job ON job.id = schedule.last_job_id
-WHERE $1::text IS NULL OR schedule.name = $1
+WHERE ($1::text IS NULL OR schedule.name = $1) AND moonyard.names_fit(pipeline.name, $2::text[], $3::text[])
 ORDER BY schedule.name
 LIMIT 1000
 """

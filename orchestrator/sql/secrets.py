@@ -24,10 +24,14 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
 
 NOTE: Final = "SELECT moonyard.note($1, $2, $3, $4::jsonb)"
 
+# $5 where from, $6 with which result
+NOTE_ASKED: Final = "SELECT moonyard.note($1, $2, $3, $4::jsonb, $5, $6)"
+
 # $1 a secret as people name it
 NAMED_FIND: Final = "SELECT (moonyard.secret_of($1)).id"
 
-# $1 secret, or NULL for all
+# $1 secret, or NULL for all; $2 and $3 the patterns of pipelines whose secrets may be seen. One that is for any
+# pipeline has no scope: it is seen by who may manage those of all.
 SECRETS_LIST: Final = """
 SELECT secret.id, secret.scope, secret.name, secret.created_at, newest.number AS version, newest.readable,
     newest.key_id, newest.created_at AS changed_at, newest.created_by AS changed_by,
@@ -36,7 +40,7 @@ FROM moonyard.secrets AS secret
 CROSS JOIN LATERAL (
     SELECT * FROM moonyard.secret_versions WHERE secret_id = secret.id ORDER BY number DESC LIMIT 1
 ) AS newest
-WHERE $1::uuid IS NULL OR secret.id = $1
+WHERE ($1::uuid IS NULL OR secret.id = $1) AND moonyard.names_fit(secret.scope, $2::text[], $3::text[])
 ORDER BY secret.scope, secret.name
 LIMIT 1000
 """
@@ -68,7 +72,9 @@ UPDATE moonyard.secret_versions SET key_id = $2, wrapped_nonce = $3, wrapped_key
 
 # $1 the keys that are here
 VERSIONS_OF_OTHER_KEYS: Final = """
-SELECT key_id, count(*) AS versions FROM moonyard.secret_versions WHERE key_id <> ALL ($1::text[])
+SELECT key_id, count(*) AS versions
+FROM (SELECT key_id FROM moonyard.secret_versions UNION ALL SELECT key_id FROM moonyard.hook_secrets) AS stored
+WHERE key_id <> ALL ($1::text[])
 GROUP BY key_id
 ORDER BY key_id
 """
@@ -82,7 +88,7 @@ GRANT_REMOVE: Final = "SELECT moonyard.grant_remove($1, $2)"
 # $1 pipeline, $2 who wants it, $3 version, $4 grant
 GRANTS_CONFIRM: Final = "SELECT sha256, secrets FROM moonyard.grants_confirm($1, $2, $3, $4)"
 
-# $1 grant, $2 secret, $3 a pipeline's name: each or NULL
+# $1 grant, $2 secret, $3 a pipeline's name: each or NULL; $4 and $5 the patterns that whoever asks may manage
 GRANTS_LIST: Final = """
 SELECT held.id, moonyard.secret_reference(secret.scope, secret.name) AS secret, held.pipeline, held.stages, held.inputs,
     held.follows, held.created_at, held.created_by,
@@ -102,6 +108,7 @@ FROM moonyard.grants AS held JOIN moonyard.secrets AS secret ON secret.id = held
 WHERE ($1::uuid IS NULL OR held.id = $1)
     AND ($2::uuid IS NULL OR held.secret_id = $2)
     AND ($3::text IS NULL OR moonyard.pattern_fits(held.pipeline, $3))
+    AND moonyard.names_fit(held.pipeline, $4::text[], $5::text[])
 ORDER BY secret.scope, secret.name, held.pipeline, held.id
 LIMIT 1000
 """

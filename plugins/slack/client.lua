@@ -1,7 +1,7 @@
 -- client: asks Slack, by webhook or by Web API. It guarantees:
 --   * a request is sent again only after 429, which says that it was not taken: no message comes twice;
 --   * a pause that Slack asks for is kept, said in the log, and at most WAIT_MAXIMUM seconds long in all;
---   * a webhook's URL, which is a secret, and a token are in no error.
+--   * a webhook's URL and a token are secrets, which the plugin never reads; where Slack wants a file is in no error.
 
 local client = {}
 
@@ -49,7 +49,7 @@ end
 local function without(text, private)
   local first, last = text:find(private, 1, true)
   while first do
-    text = text:sub(1, first - 1) .. "the webhook" .. text:sub(last + 1)
+    text = text:sub(1, first - 1) .. "Slack" .. text:sub(last + 1)
     first, last = text:find(private, 1, true)
   end
   return text
@@ -88,14 +88,15 @@ end
 
 -- Posts to an incoming webhook, whose URL is a secret.
 function client.webhook(call, webhook, message)
-  local url = webhook:reveal()
-  if not url:find("^https?://[^%s]+$") then
+  local ok, answer = pcall(send, call, { url = webhook, method = "POST", json = message })
+  if not ok and type(answer) == "table" and answer.code == "argument_invalid" then
     plugin.fail(
       "argument_invalid", call .. ": the secret in `webhook` is no URL",
       "Slack shows it whole: https://hooks.slack.com/..."
     )
+  elseif not ok then
+    error(answer, 0)
   end
-  local answer = send(call, { url = url, method = "POST", json = message }, url)
   if not answer.ok then
     local word = answer.body:match("^%s*([%w_]+)%s*$")
     if not word then

@@ -11,6 +11,7 @@ names          image names: what a short one means, and what stands in for it
 image_rules    which images the owner allows
 allowances     what else the owner allows to containers of some images or pipelines
 images         pulls, one at a time for each image
+private_images who may use one that was pulled with credentials of a job
 pull_failures  why one failed, and whether it is worth trying again
 credentials    of image registries
 image_budget   removes pulled images that were not used longest

@@ -22,6 +22,7 @@ from runner.engine import memory, mounts, processes
 from runner.engine.allowances import Granted
 from runner.engine.command_server import is_missing_shell
 from runner.engine.connection import Connection, describe, known
+from runner.engine.credentials import Logins
 from runner.engine.errors import (
     CommandStartFailed,
     ContainerStartFailed,
@@ -106,6 +107,8 @@ class ContainerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """
     pull: PullPolicy | None = None
     """When its image is fetched; by default as the runner's owner says."""
+    logins: Logins | None = None
+    """The job's own credentials for registries."""
     read_only: bool = False
     """Nothing of its image can be written to: only the workspace, and what is in memory."""
     rights: Rights | None = None

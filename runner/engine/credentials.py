@@ -1,4 +1,4 @@
-"""Credentials of image registries, from the file in which Podman and Docker keep them (``podman login``).
+"""Credentials of image registries: those of a job, and those in the file of Podman and Docker (``podman login``).
 
 The file is looked for where those look (containers-auth.json(5)), unless the runner's owner names one. An entry is for
 a registry, or for a part of what it holds (``registry.example/team``): the most specific one counts. Entries that leave
@@ -12,7 +12,7 @@ import binascii
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -20,6 +20,31 @@ from runner.engine import names
 from runner.engine.errors import CredentialsUnusable
 
 _DOCKER_HUB: Final = ("index.docker.io", "registry-1.docker.io")
+
+
+class Login(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's own credentials for a registry."""
+
+    username: str
+    password: str
+    secret: str
+    """The name of the secret that the password is in, for messages."""
+
+    def __repr__(self) -> str:
+        return f"Login(username={self.username!r}, secret={self.secret!r})"
+
+
+class Logins(Protocol):
+    """The credentials that a job has."""
+
+    async def find(self, image: str) -> Login | None:
+        """Give what is to be shown to the registry of an image; None where the job has nothing for it.
+
+        :param image: its name in full.
+        :raises MoonyardError: when the job is not to have the secret that it is in.
+        :raises CredentialsUnusable: when that secret can be no password.
+        """
+        ...
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -54,13 +79,14 @@ def find(image: str, file: Path | None) -> dict[str, str] | None:
     """
     for path in [file] if file is not None else usual(os.environ):
         entries = _read(path, must_exist=file is not None)
-        for name in _scopes(image):
+        for name in scopes(image):
             if (entry := entries.get(name)) is not None:
                 return _shown(entry, name, path)
     return None
 
 
-def _scopes(image: str) -> Iterator[str]:
+def scopes(image: str) -> Iterator[str]:
+    """Give what credentials for an image may be for, the most specific first: its repository, ..., its registry."""
     name = names.repository(image)
     while name:
         yield name

@@ -49,6 +49,7 @@ from runner.engine.image_budget import ImageBudget
 from runner.engine.image_rules import ImageRules
 from runner.engine.images import Images, Progress
 from runner.engine.names import ImageMap, registry
+from runner.engine.private_images import ANYONE, PrivateImages, Wanted
 from runner.engine.removals import CLEANUP_SECONDS, Removals
 from runner.engine.served import Servers
 from runner.engine.service import PrivateService, find_podman
@@ -99,7 +100,7 @@ class Engine:
             make=self._make_warm,
             image_of=images.id_of,
             discard=self.discard,
-            default=_shape(default, self._map.resolve(settings.default_image)),
+            default=_shape(default, self._map.resolve(settings.default_image), ANYONE),
             maximum=settings.warm_containers if _can_keep_warm(settings, connection) else 0,
         )
 
@@ -124,8 +125,11 @@ class Engine:
             tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(tasks.cancel_scope.cancel)
             budget = ImageBudget(settings.state_folder, settings.image_budget, connection)
-            engine = cls(settings, owner_name, connection, Images(settings, connection, tasks, budget), tasks, bridge)
+            private = PrivateImages(settings.state_folder, connection)
+            images = Images(settings, connection, tasks, budget, private)
+            engine = cls(settings, owner_name, connection, images, tasks, bridge)
             tasks.start_soon(budget.trim)
+            tasks.start_soon(private.prune)
             stack.push_async_callback(engine.finish)
             tasks.start_soon(engine.keep_warm)
             yield engine
@@ -208,23 +212,23 @@ class Engine:
         :raises ImageNotFound: and its siblings in ``runner.engine.errors``, which say why there is no container.
         """
         spec = self._granted(spec)
-        resolved, is_pulled = await self._resolve(spec, progress)
+        wanted, is_pulled = await self._resolve(spec, progress)
         # One that was made ahead is on no network of a job's own, and has nothing that not all have.
         is_usual = not spec.networks and spec.rights is None
-        if not is_pulled and is_usual and (warm := await self._adopted(spec, resolved)) is not None:
+        if not is_pulled and is_usual and (warm := await self._adopted(spec, wanted)) is not None:
             return warm
-        return await self._made_now(spec, resolved, progress)
+        return await self._made_now(spec, wanted, progress)
 
-    async def _made_now(self, spec: ContainerSpec, resolved: str, progress: Progress) -> Container:
+    async def _made_now(self, spec: ContainerSpec, wanted: Wanted, progress: Progress) -> Container:
         await self._connection.ensure()
-        if self._connection.is_local and resolved not in self._without_server:
-            container = await self._make_with_server(spec, resolved, progress)
+        if self._connection.is_local and wanted.name not in self._without_server:
+            container = await self._make_with_server(spec, wanted, progress)
             if container is not None:
                 return container
-            await self._check_platform(spec, resolved)
-            self._without_server.add(resolved)
+            await self._check_platform(spec, wanted.name)
+            self._without_server.add(wanted.name)
         async with self._making(spec) as name:
-            made, facts = await self._make(spec, resolved, name, helper.first_process(self._helper), progress)
+            made, facts = await self._make(spec, wanted, name, helper.first_process(self._helper), progress)
             return self._keep(made, spec, facts, None)
 
     def _keep(
@@ -250,20 +254,20 @@ class Engine:
             return spec
         return msgspec.structs.replace(spec, granted=self.check_rights(spec.image, spec.pipeline, spec.rights))
 
-    async def _resolve(self, spec: ContainerSpec, progress: Progress) -> tuple[str, bool]:
-        """Give the full name of the image to take, and whether it was fetched for that.
+    async def _resolve(self, spec: ContainerSpec, progress: Progress) -> tuple[Wanted, bool]:
+        """Give the image to take, and whether it was fetched for that.
 
         :raises MoonyardError: when it may not be taken, or cannot be fetched, or no container could be made of it.
         """
         check_environment(spec)
         if spec.image != self.settings.default_image:  # which is the owner's own choice
             self._rules.check(spec.image)
-        resolved = self._map.resolve(spec.image)
-        if self._policy(spec) != "always" or registry(resolved) == "localhost":
-            return resolved, False
+        wanted = Wanted(self._map.resolve(spec.image), spec.logins, self._images.private)
+        if self._policy(spec) != "always" or registry(wanted.name) == "localhost":
+            return wanted, False
         await self._connection.ensure()
-        await self._images.pull(spec.image, resolved, progress)
-        return resolved, True
+        await self._images.pull(spec.image, wanted, progress)
+        return wanted, True
 
     async def create_service(self, spec: ContainerSpec, progress: Progress) -> tuple[Container, Stream]:
         """Make and start a container that runs what its image says; give it, and all that it says.
@@ -272,7 +276,7 @@ class Engine:
         :raises ImageNotFound: and its siblings in ``runner.engine.errors``, which say why there is no container.
         """
         spec = self._granted(spec)
-        resolved, _ = await self._resolve(spec, progress)
+        wanted, _ = await self._resolve(spec, progress)
         await self._connection.ensure()
         async with self._making(spec) as name, AsyncExitStack() as attached:
             said: list[Stream] = []
@@ -284,7 +288,7 @@ class Engine:
                 said.append(stream)
 
             first = helper.FirstProcess(command=[])
-            made, facts = await self._make(spec, resolved, name, first, progress, before_start=attach)
+            made, facts = await self._make(spec, wanted, name, first, progress, before_start=attach)
             attached.pop_all()
             return self._keep(made, spec, facts, None), said[0]
 
@@ -337,9 +341,10 @@ class Engine:
                 hint="Use an image that is published for them, or a runner with others.",
             )
 
-    async def _adopted(self, spec: ContainerSpec, resolved: str) -> Container | None:
+    async def _adopted(self, spec: ContainerSpec, wanted: Wanted) -> Container | None:
         """Give a container that was made ahead, if there is one of that shape."""
-        container = self._warm.take(_shape(spec, resolved))
+        key = await wanted.key() if self._images.private.knows(wanted.name) else ANYONE
+        container = self._warm.take(_shape(spec, wanted.name, key))
         if container is None:
             return None
         try:
@@ -376,8 +381,9 @@ class Engine:
             kind="warm",
         )
         await self._connection.ensure()
+        wanted = Wanted(shape.image, None, self._images.private, shape.key)
         try:
-            container = await self._make_with_server(spec, shape.image, None)
+            container = await self._make_with_server(spec, wanted, None)
         except NotIsolated as error:
             log.warning("no container is made ahead any more: each is to be on a network of its job's (%s)", error)
             self._warm.stop()
@@ -387,7 +393,7 @@ class Engine:
         return container
 
     async def _make_with_server(
-        self, spec: ContainerSpec, resolved: str, progress: Progress | None
+        self, spec: ContainerSpec, wanted: Wanted, progress: Progress | None
     ) -> Container | None:
         """Make a container whose first process is a command server; None where its image has no shell for that."""
         name = self._new_name()
@@ -397,11 +403,11 @@ class Engine:
         servers: Servers | None = None
         try:
             async with self._making(spec, name):
-                made, facts = await self._make(spec, resolved, name, first, progress)
+                made, facts = await self._make(spec, wanted, name, first, progress)
                 if await self._is_served(made, server):
                     servers = Servers(folder, server, partial(self._start_server, made))
                     return self._keep(made, spec, facts, servers)
-                log.debug("image `%s` has no shell that serves commands", resolved)
+                log.debug("image `%s` has no shell that serves commands", wanted.name)
                 await self._undo(name)
                 return None
         except EngineError as error:
@@ -451,21 +457,27 @@ class Engine:
     async def _make(
         self,
         spec: ContainerSpec,
-        resolved: str,
+        wanted: Wanted,
         name: str,
         first: helper.FirstProcess,
         progress: Progress | None,
         before_start: Callable[[DockerContainer], Awaitable[None]] | None = None,
     ) -> tuple[DockerContainer, dict[str, Any]]:
+        resolved = wanted.name
         container: DockerContainer | None = None
         with self._images.budget.holding(resolved):
             for _ in range(PULLS_MAXIMUM):
                 container = await self._create(spec, resolved, name, first)
+                is_withheld = container is not None and not await self._may_start(container, wanted)
+                if is_withheld:
+                    await self._undo(name)
+                    container = None
                 if container is not None or progress is None:
                     break
                 if self._policy(spec) == "never":
-                    raise pull_failures.never_pulled(spec.image, resolved)
-                await self._images.pull(spec.image, resolved, progress)
+                    never = pull_failures.withheld if is_withheld else pull_failures.never_pulled
+                    raise never(spec.image, resolved)
+                await self._images.pull(spec.image, wanted, progress)
         if container is None:
             raise _missing(spec, resolved)
         facts: dict[str, Any] = {}
@@ -481,6 +493,17 @@ class Engine:
         await anyio.lowlevel.checkpoint()
         # Podman's own API has it under this name, the one that Docker speaks too has not.
         return container, facts | {"ImageDigest": await self._images.digest_of(resolved, facts["Image"])}
+
+    async def _may_start(self, container: DockerContainer, wanted: Wanted) -> bool:
+        """See whether what a container was made of may be used by whoever wants it.
+
+        What an image's name means can change at any time, so only this is asked, and not before a container is made.
+        """
+        if "@" not in wanted.name and not self._images.private.knows(wanted.name):
+            return True
+        async with self._connection.reaching("looking at a container"):
+            image = str((await describe(container))["Image"])
+        return await self._images.may_be_used(wanted, image)
 
     async def remove_containers(self, owner: str) -> int:
         """Remove all containers and networks of an owner, and give how many containers there were.
@@ -541,9 +564,10 @@ def _missing(spec: ContainerSpec, resolved: str) -> ContainerStartFailed:
     )
 
 
-def _shape(spec: ContainerSpec, resolved: str) -> Shape:
+def _shape(spec: ContainerSpec, resolved: str, key: str) -> Shape:
     return Shape(
         image=resolved,
+        key=key,
         network=spec.network,
         memory=spec.memory,
         cpus=spec.cpus,

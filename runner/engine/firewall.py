@@ -27,14 +27,14 @@ _NOT_BRIDGED: Final = ("-m", "physdev", "!", "--physdev-is-bridged")
 _FOLDERS: Final = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
 
 
-def separate() -> None:
-    """See that nothing is forwarded from one network of ours to another.
+def separate() -> bool:
+    """See that nothing is forwarded from one network of ours to another; tell whether there is a rule for it.
 
     :raises OSError: when the rule cannot be made.
     """
     program = shutil.which("iptables") or shutil.which("iptables", path=_FOLDERS)
     if program is None:
-        return  # an engine that has no use for it is one whose own rules are others
+        return False  # an engine that has no use for it is one whose own rules are others
     plain, careful = _rule(), _rule(*_NOT_BRIDGED)
     wanted, unwanted = (careful, plain) if _sees_bridged() else (plain, careful)
     if not _does(program, "-C", wanted):
@@ -42,6 +42,7 @@ def separate() -> None:
     if wanted is careful:
         while _does(program, "-D", unwanted):
             pass
+    return True
 
 
 def _rule(*condition: str) -> tuple[str, ...]:

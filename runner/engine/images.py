@@ -23,8 +23,10 @@ from msgspec.json import decode, encode
 
 from runner.engine import credentials, names, pull_failures
 from runner.engine.connection import Connection
-from runner.engine.errors import CredentialsUnusable, EngineError, EngineLost, first_line
+from runner.engine.credentials import Login
+from runner.engine.errors import CredentialsUnusable, EngineError, EngineLost, StateFolderUnusable, first_line
 from runner.engine.image_budget import ImageBudget
+from runner.engine.private_images import PrivateImages, Wanted, repositories
 from runner.engine.pull_failures import described
 from runner.engine.settings import EngineSettings
 
@@ -40,7 +42,10 @@ EMULATORS: Final = Path("/proc/sys/fs/binfmt_misc")
 class _Pull:
     """One pull under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, login: Login | None, key: str) -> None:
+        self.login = login
+        self.key = key
+        """The hash of the job's credentials: who has others, or none, does not get what is fetched with them."""
         self.scope = anyio.CancelScope()
         self.waiting: list[MemoryObjectSendStream[str]] = []
         self.failure: str | None = None
@@ -58,14 +63,21 @@ class Images:
     """Looks at images, and fetches them."""
 
     def __init__(
-        self, settings: EngineSettings, connection: Connection, tasks: anyio.abc.TaskGroup, budget: ImageBudget
+        self,
+        settings: EngineSettings,
+        connection: Connection,
+        tasks: anyio.abc.TaskGroup,
+        budget: ImageBudget,
+        private: PrivateImages,
     ) -> None:
         self._settings = settings
         self._connection = connection
         self._tasks = tasks
         self.budget = budget
+        self.private = private
         self._digests: dict[tuple[str, str], str | None] = {}
-        self._pulls: dict[str, _Pull] = {}
+        self._pulls: dict[tuple[str, str], _Pull] = {}
+        """By the images' names and the hashes of the credentials."""
 
     async def id_of(self, resolved: str) -> str | None:
         """Give the id of the image that a full name means now; None where there is none.
@@ -89,6 +101,17 @@ class Images:
             self._digests[key] = next((digest.rpartition("@")[2] for digest in (own or digests)), None)
         return self._digests[key]
 
+    async def may_be_used(self, wanted: Wanted, image: str) -> bool:
+        """Tell whether an image that is here may be used by a job that asks for it.
+
+        :param image: the id of the one that a container was made of.
+        :raises MoonyardError: when the job is not to have the secret that would say so.
+        """
+        # By a digest, Podman (4.3) finds an image under any repository's name.
+        if "@" in wanted.name and names.repository(wanted.name) not in repositories(await self._inspect(image) or {}):
+            return False
+        return not self.private.knows(wanted.name) or await self.private.allows(wanted.name, image, await wanted.key())
+
     async def foreign_platform(self, resolved: str) -> str | None:
         """Say for what kind of processors an image is, where this machine's are others and do not emulate them."""
         facts = await self._inspect(resolved)
@@ -107,21 +130,24 @@ class Images:
                 return None
             raise EngineError(f"image `{image}` could not be looked at: {first_line(error.message)}") from error
 
-    async def pull(self, image: str, resolved: str, progress: Progress) -> None:
-        """Fetch an image, or wait for the pull of it that is under way.
+    async def pull(self, image: str, wanted: Wanted, progress: Progress) -> None:
+        """Fetch an image, or wait for the pull of it with the same credentials that is under way.
 
         :param image: as the user named it.
-        :param resolved: its full name after the image map.
         :raises ImageNotFound: when its registry does not have it.
         :raises ImagePullFailed: (and its siblings) when it could not be fetched.
         :raises CredentialsUnusable: when the registries' credentials cannot be read.
+        :raises StateFolderUnusable: when it cannot be noted that it is fetched with a job's credentials.
         :raises EngineLost: when the engine was lost meanwhile.
+        :raises MoonyardError: when the job is not to have the secret that its credentials are in.
         """
+        resolved = wanted.name
         if names.registry(resolved) == "localhost":
             raise pull_failures.missing_here(image, resolved)
-        pull = self._pulls.get(resolved)
+        login, key = await wanted.login(), await wanted.key()
+        pull = self._pulls.get((resolved, key))
         if pull is None:
-            pull = self._pulls[resolved] = _Pull()
+            pull = self._pulls[resolved, key] = _Pull(login, key)
             self._tasks.start_soon(self._run, resolved, pull)
         send: MemoryObjectSendStream[str]
         receive: MemoryObjectReceiveStream[str]
@@ -130,7 +156,8 @@ class Images:
         started = anyio.current_time()
         try:
             with receive:
-                await progress(f"pulling image {described(image, resolved)} from {names.registry(resolved)}")
+                by = "" if login is None else f" as `{login.username}`"
+                await progress(f"pulling image {described(image, resolved)} from {names.registry(resolved)}{by}")
                 async for text in receive:
                     await progress(text)
         finally:
@@ -143,17 +170,20 @@ class Images:
         if pull.error is not None:
             raise pull.error
         if pull.failure is not None:
-            raise pull_failures.failure(image, resolved, pull.failure)
+            raise pull_failures.failure(image, resolved, pull.failure, login)
         await progress(f"pulled image {described(image, resolved)} in {anyio.current_time() - started:.1f} s")
 
     async def _run(self, resolved: str, pull: _Pull) -> None:
         with pull.scope:
             try:
+                if pull.login is not None:
+                    await self.private.begin(resolved)
                 await self._fetch_trying(resolved, pull)
                 if (image := await self.id_of(resolved)) is not None:
+                    await self.private.note(resolved, image, pull.key)
                     await self.budget.note(resolved, image)
                 self._tasks.start_soon(self.budget.trim)
-            except (EngineLost, CredentialsUnusable) as error:
+            except (EngineLost, CredentialsUnusable, StateFolderUnusable) as error:
                 pull.error = error
             except DockerError as error:
                 pull.failure = error.message
@@ -178,7 +208,10 @@ class Images:
                 return
 
     async def _fetch(self, resolved: str, pull: _Pull) -> None:
-        shown = await anyio.to_thread.run_sync(credentials.find, resolved, self._settings.auth_file)
+        if pull.login is not None:
+            shown: dict[str, str] | None = {"username": pull.login.username, "password": pull.login.password}
+        else:
+            shown = await anyio.to_thread.run_sync(credentials.find, resolved, self._settings.auth_file)
         headers = {} if shown is None else {"X-Registry-Auth": base64.urlsafe_b64encode(encode(shown)).decode()}
         silence = self._settings.pull_silence
         with anyio.move_on_after(silence) as scope:
@@ -207,5 +240,5 @@ class Images:
             pull.tell(f"{status.lower()} {layer}".strip())
 
     def _forget(self, resolved: str, pull: _Pull) -> None:
-        if self._pulls.get(resolved) is pull:
-            del self._pulls[resolved]
+        if self._pulls.get((resolved, pull.key)) is pull:
+            del self._pulls[resolved, pull.key]

@@ -13,17 +13,17 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import anyio.to_thread
 from aiodocker.exceptions import DockerError
 from aiodocker.networks import DockerNetwork
 
-from runner.engine import bridge_ports, firewall
+from runner.engine import bridge_devices, bridge_ports, firewall
 from runner.engine.connection import Connection
 from runner.engine.container import OWNER_LABEL, labels
 from runner.engine.errors import EngineError, NetworkUnavailable, NotIsolated, first_line
@@ -38,6 +38,7 @@ _ISOLATED: Final = {"isolate": "true"}
 LISTING_TRIES: Final = 5
 _DEVICE_WENT: Final = "no such network interface"
 _LIBPOD: Final = "v4.0.0/libpod/networks/create"
+_LIBPOD_NETWORKS: Final = "v4.0.0/libpod/networks/json"
 """Podman's own API: Docker's has no names for devices, and aiodocker no words for this one."""
 
 
@@ -54,7 +55,7 @@ async def create(connection: Connection, name: str, owner: str, job: str, attemp
             await _separate(connection)
             async with connection.reaching(f"making network {name}"):
                 try:
-                    await _create_in_peace(connection, name, named)
+                    await _create_in_peace(connection, name, owner, named)
                 except DockerError as error:
                     if error.status != HTTPStatus.NOT_FOUND:
                         raise
@@ -67,11 +68,11 @@ async def create(connection: Connection, name: str, owner: str, job: str, attemp
             ) from error
 
 
-async def _create_in_peace(connection: Connection, name: str, named: dict[str, str]) -> None:
+async def _create_in_peace(connection: Connection, name: str, owner: str, named: dict[str, str]) -> None:
     """Make a network. Podman lists the machine's devices for it, and fails where one goes away meanwhile (Go's net)."""
     for tries_left in range(LISTING_TRIES, -1, -1):
         try:
-            await _create(connection, name, new_device(), named, has_names=True)
+            await _create(connection, name, bridge_devices.new_name(owner), named, has_names=True)
         except DockerError as error:
             if _DEVICE_WENT not in error.message or not tries_left:
                 raise
@@ -106,11 +107,6 @@ async def _separate(connection: Connection) -> None:
         raise NetworkUnavailable(f"networks cannot be kept from each other: {error}") from error
 
 
-def new_device() -> str:
-    """Give a name for a bridge that the kernel takes: at most 15 letters."""
-    return firewall.DEVICE_PREFIX + secrets.token_hex(3)
-
-
 def new_name(owner: str) -> str:
     """Give a name for something of an owner's that nothing else has."""
     return name_prefix(owner) + secrets.token_hex(6)
@@ -128,7 +124,7 @@ class OwnBridge:
         self.name = name
         self.isolates = connection.is_local and os.geteuid() == 0
         """Whether it keeps the containers on it from each other, as far as that was found out."""
-        self._device = new_device()
+        self._device = bridge_devices.new_name(owner)
         self._connection = connection
         self._owner = owner
         self._making = anyio.Lock()
@@ -144,6 +140,7 @@ class OwnBridge:
         finally:
             with anyio.CancelScope(shield=True), suppress(EngineError):  # the owner's label leads the next start to it
                 await bridge.remove()
+                await sweep(connection, owner)
 
     async def get(self) -> str:
         """Give its name.
@@ -216,6 +213,59 @@ async def remove(connection: Connection, name: str) -> bool:
             return False
         raise EngineError(f"network {name} could not be removed: {first_line(error.message)}") from error
     return True
+
+
+async def sweep(connection: Connection, owner: str) -> int:
+    """Remove an owner's bridges that the engine knows no network of any more, with all that still leads to them.
+
+    The engine leaves them where it is killed while it starts a container. Nobody makes containers for the owner now.
+
+    :raises EngineError: when the engine does not tell which networks it has.
+    """
+    return await remove_devices(await leftover_devices(connection, owner))
+
+
+async def leftover_devices(connection: Connection, owner: str) -> list[bridge_devices.Leftover]:
+    """List an owner's bridges and ports of bridges behind which nothing runs.
+
+    One of a container that is just being started looks alike.
+
+    :raises EngineError: when the engine does not tell which networks it has.
+    """
+    if not connection.is_local or os.geteuid() != 0 or not bridge_devices.of_owner(owner):
+        return []
+    known = await _devices(connection)
+    if known is None:
+        return []
+    try:
+        return await anyio.to_thread.run_sync(bridge_devices.leftovers, owner, known)
+    except OSError as error:
+        log.warning("devices that an engine left behind could not be looked for (%s)", error)
+        return []
+
+
+async def remove_devices(found: Collection[bridge_devices.Leftover]) -> int:
+    """Remove devices that are nobody's; give how many were there."""
+    try:
+        return await anyio.to_thread.run_sync(bridge_devices.remove, found)
+    except OSError as error:
+        log.warning("devices that an engine left behind could not be removed (%s)", error)
+        return 0
+
+
+async def _devices(connection: Connection) -> set[str] | None:
+    """List the bridges of all networks that the engine has; None where it is not Podman, and has others."""
+    await connection.ensure()
+    try:
+        async with connection.reaching("listing networks"):
+            found: list[dict[str, Any]] = await connection.docker._query_json(  # noqa: SLF001
+                _LIBPOD_NETWORKS, versioned_api=False
+            )
+    except DockerError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return None
+        raise EngineError(f"networks could not be listed: {first_line(error.message)}") from error
+    return {str(network.get("network_interface")) for network in found}
 
 
 async def of_owner(connection: Connection, owner: str) -> list[str]:

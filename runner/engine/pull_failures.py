@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from runner.engine import names
+from runner.engine.credentials import Login
 from runner.engine.errors import (
     EngineError,
     ImageAccessDenied,
@@ -58,8 +59,8 @@ _RULES: Final = (
         r"|invalid username/password",
         error=ImageAccessDenied,
         said="is not given to this runner by {registry}",
-        hint="Is the name right? A private image needs `podman login {registry}` on the runner's machine, or the "
-        "runner's setting `auth_file`.",
+        hint="Is the name right? A private image needs credentials: `registries` in the pipeline, with a secret that "
+        "it was granted; or `podman login {registry}` on the runner's machine, or the runner's setting `auth_file`.",
     ),
     _Rule(
         words=r"no space left on device|disk quota exceeded",
@@ -91,10 +92,20 @@ def is_transient(resolved: str, message: str) -> bool:
     return _rule(resolved, message).transient
 
 
-def failure(image: str, resolved: str, message: str) -> EngineError:
-    """Make the error of a pull from what the engine said."""
+def failure(image: str, resolved: str, message: str, login: Login | None) -> EngineError:
+    """Make the error of a pull from what the engine said.
+
+    :param login: the job's own credentials, where it was made with them.
+    """
     rule = _rule(resolved, message)
     registry = names.registry(resolved)
+    if rule.error is ImageAccessDenied and login is not None:
+        return ImageAccessDenied(
+            f"image {described(image, resolved)} is not given to `{login.username}` by {registry}: "
+            f"{reason_of(message)}",
+            hint=f"Is the password right that secret `{login.secret}` holds, and may `{login.username}` read this "
+            "image? Both are named by `registries` in the pipeline.",
+        )
     return rule.error(
         f"image {described(image, resolved)} {rule.said.format(registry=registry)}: {reason_of(message)}",
         hint=rule.hint.format(registry=registry),
@@ -116,6 +127,15 @@ def never_pulled(image: str, resolved: str) -> ImageNotFound:
         "not to be pulled",
         hint=f"`podman pull {resolved}` on the runner's machine puts it there; the policy is the setting `pull_policy` "
         "of the runner, or `pull` in the pipeline.",
+    )
+
+
+def withheld(image: str, resolved: str) -> ImageAccessDenied:
+    """Make the error of an image that is here, is others', and is not to be fetched."""
+    return ImageAccessDenied(
+        f"image {described(image, resolved)} is on this machine, but not for this job: it came with credentials that "
+        "the job does not have, or from another repository; and by its pull policy (`never`) it is not to be pulled",
+        hint="Name the credentials by `registries` in the pipeline, with the secret that it was granted.",
     )
 
 

@@ -25,7 +25,7 @@ import anyio.abc
 import anyio.to_thread
 from aiodocker.exceptions import DockerError
 
-from runner.engine import networks, processes
+from runner.engine import bridge_devices, networks, processes
 from runner.engine.connection import Connection, Found, labelled
 from runner.engine.container import OWNER_LABEL, Container, remove
 from runner.engine.errors import EngineError, first_line
@@ -53,6 +53,8 @@ class Removals:
         """Of containers that are being made, and of networks that are somebody's."""
         self._removing: set[Container | str] = set()
         self._removed = anyio.Event()
+        self._suspected: set[bridge_devices.Leftover] = set()
+        """Devices that were nobody's at the last look."""
         self._limit = anyio.CapacityLimiter(REMOVALS_AT_ONCE)
 
     @contextmanager
@@ -143,9 +145,19 @@ class Removals:
             if name not in self._names and await networks.remove(self._connection, name):
                 count += 1
         await self._end_lone_monitors(self._owner, {found.id for found in listed})
+        count += await self._remove_devices()
         if count:
             log.info("removed %d containers and networks that nobody held any more", count)
         return count
+
+    async def _remove_devices(self) -> int:
+        """Remove devices of networks behind which nothing ran the last time, and does not now.
+
+        Those of a container that is being started look alike; in the time between two looks, it has started.
+        """
+        found = set(await networks.leftover_devices(self._connection, self._owner))
+        lasting, self._suspected = found & self._suspected, found
+        return await networks.remove_devices(lasting)
 
     async def remove_all_of(self, owner: str) -> int:
         """Remove all containers and networks of an owner, and give how many containers there were.
@@ -157,6 +169,7 @@ class Removals:
         for name in await networks.of_owner(self._connection, owner):
             await self._remove_network(name)
         await self._end_lone_monitors(owner, set())
+        await networks.sweep(self._connection, owner)
         return len(listed)
 
     async def _end_lone_monitors(self, owner: str, listed: set[str]) -> None:

@@ -37,6 +37,8 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
 
     image: str
     """Its full name after the image map."""
+    key: str
+    """The hash of the credentials of the jobs that may have it; ``ANYONE`` where none are needed."""
     network: str
     memory: int | None
     cpus: float | None

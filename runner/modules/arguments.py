@@ -166,8 +166,8 @@ def _not_accepted(call: str, path: str) -> SecretNotAccepted:
     what = f"`{path}` is a secret, and none is" if path else "a secret is not"
     return SecretNotAccepted(
         f"{call}: {what} taken there",
-        hint="Secrets are taken by process.run (`env`, `stdin`, `secrets`), http (`headers`, `auth`, `json`, `form`, "
-        "`body`) and fs.write (`data`); `:reveal()` gives the value itself.",
+        hint="Secrets are taken by process.run (`env`, `stdin`, `secrets`), http (`url`, `query`, `headers`, "
+        "`auth`, `json`, `form`, `body`), hash.hmac (`key`) and fs.write (`data`); `:reveal()` gives the value itself.",
     )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import hmac
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 
@@ -17,10 +18,12 @@ from runner import file_work
 from runner.formats import json, toml, yaml
 from runner.formats.plain import DataInvalid
 from runner.job_context import Call, JobContext
-from runner.modules.arguments import data, parse
+from runner.modules.arguments import OneOf, choice, data, parse
 from sandbox.frames import Value
 
 Arguments = TypeVar("Arguments", bound=msgspec.Struct)
+HMAC_ALGORITHMS: Final = ("sha256", "sha512", "sha1")
+HMAC_ENCODINGS: Final = ("hex", "base64", "bytes")
 
 
 class JsonDecodeArguments(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,6 +60,17 @@ class TextArguments(msgspec.Struct, frozen=True, kw_only=True):
 class HashArguments(msgspec.Struct, frozen=True, kw_only=True):
     data: str
     """Any string."""
+
+
+class HmacArguments(msgspec.Struct, frozen=True, kw_only=True):
+    key: str
+    """What both ends know, any bytes."""
+    data: str
+    """What is signed, any string."""
+    algorithm: Annotated[str, OneOf(HMAC_ALGORITHMS)] = "sha256"
+    """The hash in it."""
+    encoding: Annotated[str, OneOf(HMAC_ENCODINGS)] = "hex"
+    """How it is given: `bytes` is the signature itself, which may be the next one's key."""
 
 
 class Base64EncodeArguments(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +116,19 @@ def _toml_encode(arguments: ValueArguments) -> Value:
 
 def _hash_by(algorithm: str) -> Callable[[HashArguments], Value]:
     return lambda arguments: hashlib.new(algorithm, data(arguments.data), usedforsecurity=False).hexdigest()
+
+
+def _hmac(arguments: HmacArguments) -> Value:
+    algorithm = choice("hash.hmac", "algorithm", arguments.algorithm, HMAC_ALGORITHMS)
+    encoding = choice("hash.hmac", "encoding", arguments.encoding, HMAC_ENCODINGS)
+    made = hmac.digest(data(arguments.key), data(arguments.data), algorithm)
+    match encoding:
+        case "bytes":
+            return made
+        case "base64":
+            return base64.b64encode(made).decode()
+        case _:
+            return made.hex()
 
 
 def _base64_encode(arguments: Base64EncodeArguments) -> Value:
@@ -151,4 +178,5 @@ CALLS: Final = {
         f"hash.{algorithm}": DataCall(f"hash.{algorithm}", HashArguments, _hash_by(algorithm))
         for algorithm in ("blake2b", "md5", "sha1", "sha256", "sha512")
     },
+    "hash.hmac": DataCall("hash.hmac", HmacArguments, _hmac),
 }

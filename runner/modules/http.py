@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
@@ -25,9 +26,11 @@ from runner.redaction.redactor import Redaction
 from runner.web import rates
 from runner.web.answers import Answer
 from runner.web.errors import StatusRefused
-from runner.web.request import Body, Request, shown
+from runner.web.private import PrivatePlace
+from runner.web.request import Body, Request
 from sandbox.frames import Value
 from schema import times
+from schema.errors import MoonyardError
 
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 REPEATABLE: Final = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
@@ -42,6 +45,9 @@ LIMIT_TO_LUA: Final = 16 * 1024 * 1024
 LIMIT_TO_FILE: Final = 16 * 1024 * 1024 * 1024
 BODIES: Final = ("json", "form", "body", "file", "files")
 SHOWN_BODY_LENGTH: Final = 200
+HIDDEN_PATH_BYTES_MINIMUM: Final = 16
+"""A shorter path of a URL is a word that stands in other lines, too."""
+_ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|//")
 
 Plain = str | int | float | bool
 
@@ -126,7 +132,20 @@ async def request(job: JobContext, call: Call) -> Value:
     given = call.arguments[1] if len(call.arguments) > 1 else None
     assert isinstance(name, str), "our own Lua names the function"
     arguments = parse(name, RequestArguments, given)
-    asked = await _request(job, name, arguments)
+    private = await _private_place(job, call, arguments)
+    if private is None:
+        return await _answer(job, call, name, arguments, None)
+    try:
+        return await _answer(job, call, name, arguments, private)
+    except MoonyardError as error:
+        # What the system, a server or a rule says of it names the place as it is.
+        raise private.error(error) from None
+
+
+async def _answer(
+    job: JobContext, call: Call, name: str, arguments: RequestArguments, private: PrivatePlace | None
+) -> Value:
+    asked = await _request(job, name, arguments, private)
     if call.secrets:
         asked = await _kept_private(job, call, asked)
 
@@ -134,14 +153,14 @@ async def request(job: JobContext, call: Call) -> Value:
         asked = msgspec.structs.replace(asked, check=functools.partial(job.rights.check_host, call.plugin))
 
     async def tell(words: str) -> None:
-        await job.stream.log(call.stage, "info", "system", words)
+        await job.stream.log(call.stage, "info", "system", words if private is None else private.text(words))
 
     if arguments.verify is False:
         await job.stream.log(
             call.stage,
             "warn",
             "system",
-            f"{name}: whoever answers for {shown(asked.url)} is trusted (`verify = false`)",
+            f"{name}: whoever answers for {asked.shown(asked.url)} is trusted (`verify = false`)",
         )
     answer = await job.web.fetch(asked, job.workspace, tell)
     if arguments.check and not _is_ok(asked, answer):
@@ -157,11 +176,13 @@ async def request(job: JobContext, call: Call) -> Value:
     }
 
 
-async def _request(job: JobContext, name: str, arguments: RequestArguments) -> Request:
+async def _request(job: JobContext, name: str, arguments: RequestArguments, private: PrivatePlace | None) -> Request:
     method = arguments.method.upper()
     if method not in METHODS:
         raise ArgumentInvalid(f"{name}: `method` must be one of {', '.join(METHODS)}, got {arguments.method[:40]!r}")
-    url = _url(name, arguments)
+    url = _url(name, arguments, private)
+    if private is not None:
+        private.add(url)
     body, headers = _body(job.workspace, name, arguments)
     headers = _headers(name, arguments, headers)
     retries = arguments.retries
@@ -180,10 +201,11 @@ async def _request(job: JobContext, name: str, arguments: RequestArguments) -> R
         bytes_maximum=_limit(name, arguments),
         to=None if arguments.to is None else text(name, "to", arguments.to),
         bucket=_bucket(job, name, arguments.client),
+        private=private,
     )
 
 
-def _url(name: str, arguments: RequestArguments) -> URL:
+def _url(name: str, arguments: RequestArguments, private: PrivatePlace | None) -> URL:
     written = text(name, "url", arguments.url)
     try:
         url = URL(written)
@@ -195,10 +217,13 @@ def _url(name: str, arguments: RequestArguments) -> URL:
             pairs = _pairs(name, arguments.query)
             url = url.update_query([*url.query.items(), *pairs]) if url.query else url.with_query(pairs)
     except (ValueError, TypeError) as error:
+        if private is not None:
+            raise ArgumentInvalid(f"{name}: `url` is no URL: {private.shown}") from None
         raise ArgumentInvalid(f"{name}: `url` is no URL: {error}") from error
     if url.scheme not in {"http", "https"} or not url.host or url.port is None:
         raise ArgumentInvalid(
-            f"{name}: `url` must begin with http:// or https:// and name a host, got {written[:200]!r}",
+            f"{name}: `url` must begin with http:// or https:// and name a host, "
+            f"got {(written if private is None else private.shown)[:200]!r}",
             hint="Paths alone are for clients: http.client({ base_url = ... }).",
         )
     if url.user is not None or url.password is not None:
@@ -385,6 +410,31 @@ def _is_ok(asked: Request, answer: Answer) -> bool:
     return answer.status < 400 and (answer.status < 300 or not asked.follow or answer.status == 304)
 
 
+async def _private_place(job: JobContext, call: Call, arguments: RequestArguments) -> PrivatePlace | None:
+    """Tell how a URL that holds secrets is named; None where it holds none."""
+    held = {path: secret for path, secret in call.secrets.items() if path[0] in {"url", "query", "client"}}
+    if not held:
+        return None
+    url, base = held.get(("url",)), held.get(("client", "base_url"))
+    place = arguments.url if url is None else url.shown
+    if arguments.client.base_url is not None and not _ABSOLUTE.match(arguments.url):
+        place = _below(arguments.client.base_url if base is None else base.shown, place)
+    values: list[str] = []
+    for secret in held.values():
+        for name in secret.names:
+            value = (await job.secrets.get(name, call.stage)).value
+            values.append(value.decode())
+            # Servers answer with the path alone of a secret that is a URL.
+            path = value.partition(b"://")[2].partition(b"/")[2]
+            if len(path) >= HIDDEN_PATH_BYTES_MINIMUM:
+                await job.stream.redaction.add(name, b"/" + path)
+    return PrivatePlace(place, values)
+
+
+def _below(base: str, path: str) -> str:
+    return f"{base.rstrip('/')}/{path.lstrip('/')}"
+
+
 async def _kept_private(job: JobContext, call: Call, asked: Request) -> Request:
     """See that what holds a secret goes to no other place."""
     if asked.url.scheme == "http":
@@ -392,7 +442,7 @@ async def _kept_private(job: JobContext, call: Call, asked: Request) -> Request:
             call.stage,
             "warn",
             "system",
-            f"{asked.call}: a secret is sent to {shown(asked.url)} unencrypted (`http://`)",
+            f"{asked.call}: a secret is sent to {asked.shown(asked.url)} unencrypted (`http://`)",
         )
     return msgspec.structs.replace(
         asked,
@@ -404,10 +454,12 @@ async def _kept_private(job: JobContext, call: Call, asked: Request) -> Request:
 def _refused(redaction: Redaction, asked: Request, answer: Answer) -> StatusRefused:
     # Servers repeat what they were sent; cut in two, a secret would not be found any more.
     said = redaction.data(answer.body).decode("utf-8", errors="replace").strip()
+    if asked.private is not None:
+        said = asked.private.text(said)
     line = " ".join(said.split())[:SHOWN_BODY_LENGTH]
     is_page = "html" in answer.headers.get("content-type", "")
     return StatusRefused(
-        f"{asked.call}: {asked.method} {shown(asked.url)} answered {answer.status} {answer.reason}".rstrip()
+        f"{asked.call}: {asked.method} {asked.shown(asked.url)} answered {answer.status} {answer.reason}".rstrip()
         + (f": {line}" if line and not is_page else ""),
         hint="With `check = false` a script can look at `status` itself.",
     )

@@ -60,6 +60,9 @@ ACCEPTED: Final[Mapping[str, tuple[_Accepted, ...]]] = {
             1,
             (
                 ("headers", EVERY),
+                ("url",),
+                ("client", "base_url"),
+                ("query", ALL_BELOW),
                 ("auth", "user"),
                 ("auth", "password"),
                 ("auth", "bearer"),
@@ -70,6 +73,7 @@ ACCEPTED: Final[Mapping[str, tuple[_Accepted, ...]]] = {
             data=(("body",),),
         ),
     ),
+    "hash.hmac": (_Accepted(0, (("key",),), data=(("key",),)),),
     "fs.write": (_Accepted(0, (("data",),), data=(("data",),)),),
 }
 WRITE: Final = "fs.write"
@@ -101,7 +105,7 @@ async def opened(job: JobContext, name: str, call: Call) -> Call:
         arguments=arguments,
         plugin=call.plugin,
         group=call.group,
-        secrets=frozenset(opening.places),
+        secrets=opening.places,
     )
 
 
@@ -117,7 +121,7 @@ class _Opening:
         self._function = function
         self._stage = stage
         self._accepted = accepted
-        self.places: set[Path] = set()
+        self.places: dict[Path, Secret] = {}
         self._size = 0
 
     async def open(self, index: int, value: object, path: Path) -> Any:
@@ -126,7 +130,7 @@ class _Opening:
             case Secret():
                 for accepted in self._accepted:
                     if accepted.argument == index and accepted.takes(path):
-                        self.places.add(path)
+                        self.places[path] = value
                         return await self._value(value, path, accepted)
                 return value
             case dict() if self._leads_on(index, path):

@@ -118,7 +118,7 @@ log.info(toml.encode({ package = { name = "app", version = "1.4.2" } }))
 
 HASH: Final = Module(
     name="hash",
-    words="Hashes of strings. `fs.hash` gives that of a file.",
+    words="Hashes and signatures of strings. `fs.hash` gives the hash of a file.",
     functions=(
         function(
             "hash.sha256",
@@ -130,6 +130,20 @@ HASH: Final = Module(
             example="""
 assert(hash.sha256("moon") == hash.sha256("mo" .. "on"))
 log.info(hash.blake2b("moon"))
+""",
+        ),
+        function(
+            "hash.hmac",
+            """Gives the signature of a string with a key (RFC 2104). The key may be a secret, which the script does not
+            have to read for that; the signature is none.""",
+            arguments=data.HmacArguments,
+            positional=("key", "data"),
+            gives=str,
+            example="""
+local body = json.encode({ state = "succeeded" })
+local signature = hash.hmac("a key", body)
+assert(#signature == 64 and signature ~= hash.hmac("another key", body))
+log.info(hash.hmac("a key", body, { algorithm = "sha512", encoding = "base64" }))
 """,
         ),
     ),

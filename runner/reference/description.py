@@ -73,6 +73,8 @@ class Module(msgspec.Struct, frozen=True, kw_only=True):
     """What it is, where that is told elsewhere: its functions are fields of it."""
     is_global: bool = False
     """Whether its functions stand alone, and the module is only a heading."""
+    is_required: bool = True
+    """Whether ``require`` gives it as well."""
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "words", _joined(self.words))

@@ -40,7 +40,11 @@ def _answer() -> Table:
 
 
 def _client_options() -> Table:
-    own = lua_types.table(http.ClientArguments, "moonyard.http")
+    # What each of its requests brings along.
+    brought = arguments_of("http.request", http.RequestArguments).field("client")
+    assert brought is not None, "it is one of the arguments"
+    assert isinstance(brought.type, Table), "it is a table"
+    own = brought.type
     shared = arguments_of("http.request", http.RequestArguments)
     return Table("moonyard.http.client.Options", (*own.fields, *(one for one in shared.fields if one.name in SHARED)))
 
@@ -48,7 +52,11 @@ def _client_options() -> Table:
 def _functions() -> Table:
     takes = arguments_of("http.get", http.RequestArguments, ("client", "method"))
     send = Callback(
-        (("url", lua_types.STRING), ("options?", takes.without("url", name="moonyard.http.get.Options"))), _answer()
+        (
+            ("url", lua_types.either([lua_types.STRING, lua_types.SECRET])),
+            ("options?", takes.without("url", name="moonyard.http.get.Options")),
+        ),
+        _answer(),
     )
     request = Callback((("arguments", arguments_of("http.request", http.RequestArguments, ("client",))),), _answer())
     names = ("get", "head", "post", "put", "patch", "delete")

@@ -67,7 +67,7 @@ class Field(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """A table whose names are known."""
+    """A table whose names are known; without fields, one that is told elsewhere, such as the one that this is in."""
 
     name: str
     """Of its class in stubs."""

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from runner.reference import lua_types, modules, pipeline
+from runner.reference import authoring, lua_types, modules, pipeline
 from runner.reference.description import Function, Module
 from runner.reference.lua_types import Callback, Field, ListOf, LuaType, Table
 
@@ -33,7 +33,7 @@ def text(plugins: Sequence[Module]) -> str:
     """
     parts = [HEAD, _contents(plugins)]
     parts += [_module(module) for module in modules.MODULES]
-    parts += [_pipeline(), _plugins(plugins)]
+    parts += [_pipeline(), _authoring(), _plugins(plugins)]
     return "\n".join(parts)
 
 
@@ -44,6 +44,8 @@ def _contents(plugins: Sequence[Module]) -> str:
         rows.append(f"| [{title}](#{_anchor(title)}) | {_links(module)} |")
     tables = ", ".join(f"[{_title(table).lower()}](#{_anchor(_title(table))})" for table in pipeline.TABLES)
     rows.append(f"| [the pipeline's table](#the-pipelines-table) | {tables} |")
+    names = ", ".join(f"[`{module.name}`](#{module.name})" for module in authoring.MODULES)
+    rows.append(f"| [for tests and plugins](#for-tests-and-plugins) | {names} |")
     rows += [f"| [plugin `{plugin.name}`](#plugin-{plugin.name}) | {_links(plugin)} |" for plugin in plugins]
     return "\n".join([*rows, ""])
 
@@ -181,7 +183,7 @@ def _with_article(written: str) -> str:
 
 def _written(kind: LuaType, tables: list[Table]) -> str:
     def link(table: Table) -> str:
-        if table not in tables and table.name.startswith("moonyard.") and table.name.count(".") > 1:
+        if table.fields and table not in tables and table.name.startswith("moonyard.") and table.name.count(".") > 1:
             tables.append(table)
         return "table" if table.name.count(".") > 1 else f"[{_title(table).lower()}](#{_anchor(_title(table))})"
 
@@ -200,6 +202,7 @@ TITLES: Final = {
     "moonyard.Concurrency": "Concurrency table",
     "moonyard.Service": "Service",
     "moonyard.Ready": "Ready table",
+    "moonyard.Registry": "Registry table",
     "moonyard.Cache": "Cache table",
     "moonyard.Job": "Job table",
     "moonyard.Trigger": "Trigger",
@@ -221,6 +224,16 @@ def _pipeline() -> str:
         is_given = table.name in {"moonyard.Job", "moonyard.Trigger", "moonyard.Error"}
         rows = _result("field", table, []) if is_given else _fields("field", table, [])
         parts += [f"### {_title(table)}\n", rows]
+    return "\n".join(parts)
+
+
+def _authoring() -> str:
+    """Write what only files of tests, and the code of plugins, have."""
+    parts = ["## For tests and plugins\n"]
+    for module in authoring.MODULES:
+        parts += [f"### {module.name}\n", f"{_wrapped(module.words)}\n"]
+        parts += [f"`{constant.name}` is {constant.words}.\n" for constant in module.constants]
+        parts += [_function(one, rank="####") for one in module.functions]
     return "\n".join(parts)
 
 

@@ -18,10 +18,16 @@ _NAME: Final = "moonyard"
 class Trigger(msgspec.Struct, frozen=True, kw_only=True):
     """What made a job."""
 
-    kind: Literal["submit", "schedule", "psql", "run"]
-    """The API, a schedule, schema `control`, or `moonyard run`."""
+    kind: Literal["submit", "schedule", "psql", "run", "webhook"]
+    """The API, a schedule, schema `control`, `moonyard run`, or a webhook."""
     by: str | None = None
-    """The name of the token, the schedule, or psql's user."""
+    """The name of the token, the schedule, psql's user, or the hook."""
+    delivery: str | None = None
+    """Of a webhook: the delivery's id, as its sender gave it."""
+    event: str | None = None
+    """Of a webhook: what happened there, such as `push`."""
+    sender: str | None = None
+    """Of a webhook: who did it there, as its sender says. A stranger may have chosen it."""
 
 
 class Error(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,6 +142,13 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     """As with a stage."""
 
 
+class Registry(msgspec.Struct, frozen=True, kw_only=True):
+    username: str
+    """Whom the job is there."""
+    password_secret: str
+    """The name of the secret that holds the password or token; the pipeline has to be granted it."""
+
+
 class Cache(msgspec.Struct, frozen=True, kw_only=True):
     key: str
     """What it is kept under. `${name}` stands for the value of an input, or of the stage's matrix."""
@@ -227,6 +240,8 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
     """How many jobs may be under way at once; by default any number."""
     services: dict[str, Service] = {}
     """Containers that run beside the job's, by their host names."""
+    registries: dict[str, Registry] = {}
+    """Credentials for private images, by registries such as `registry.example.org`, or parts of them."""
     parallel: int = 8
     """How many stages of a job run at once, 1 to 64."""
     fail_fast: bool = True
@@ -240,5 +255,5 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
 PIPELINE: Final = lua_types.table(Pipeline, _NAME)
 TABLES: Final[tuple[Table, ...]] = tuple(
     lua_types.table(kind, _NAME)
-    for kind in (Pipeline, Stage, Input, Retries, Concurrency, Service, Ready, Cache, Job, Trigger, Error)
+    for kind in (Pipeline, Stage, Input, Retries, Concurrency, Service, Ready, Registry, Cache, Job, Trigger, Error)
 )

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
-from runner.reference import lua, lua_types, modules, pipeline
+from runner.reference import authoring, lua, lua_types, modules, pipeline
 from runner.reference.description import Function, Module
 from runner.reference.lua_types import Callback, Either, ListOf, LuaType, Table, TableOf
 from schema.plugins import LUA_WORDS
 
 FOLDER: Final = ".moonyard/stubs"
 """Where a project has them."""
-_AUTHORING: Final = Path(__file__).with_name("authoring.lua")
 CORE: Final = "core"
 PLUGINS: Final = "plugins"
 WIDTH: Final = 118
@@ -47,9 +45,10 @@ def files(plugins: Sequence[Module] = ()) -> dict[str, str]:
     written = {
         "moonyard.lua": pipeline_stub(),
         "os.lua": os_stub(),
-        "authoring.lua": _AUTHORING.read_text(encoding="utf-8"),
     }
     written |= {f"{module.name}.lua": module_stub(module) for module in modules.MODULES}
+    shared = set[str]()
+    written |= {f"{module.name}.lua": module_stub(module, known=shared) for module in authoring.MODULES}
     return {f"{CORE}/{name}": text for name, text in written.items()} | {
         f"{PLUGINS}/{plugin.name}.lua": module_stub(plugin, is_plugin=True) for plugin in plugins
     }
@@ -84,10 +83,13 @@ def os_stub() -> str:
     return "\n".join(lines)
 
 
-def module_stub(module: Module, *, is_plugin: bool = False) -> str:
-    """Write the stub of a module, or of a plugin, which is no global and comes by ``require``."""
-    lines = ["---@meta" if module.is_global else f"---@meta {module.name}", ""]
-    known: set[str] = set()
+def module_stub(module: Module, *, is_plugin: bool = False, known: set[str] | None = None) -> str:
+    """Write the stub of a module, or of a plugin, which is no global and comes by ``require``.
+
+    :param known: the classes that other stubs have declared, which this one adds its own to.
+    """
+    lines = [f"---@meta {module.name}" if module.is_required and not module.is_global else "---@meta", ""]
+    known = set[str]() if known is None else known
     functions = list(module.every.values())
     for one in functions:
         for table in _tables_of(one):
@@ -109,7 +111,7 @@ def module_stub(module: Module, *, is_plugin: bool = False) -> str:
     lines += [f"local {module.name} = {{}}" if is_plugin else f"{module.name} = {{}}", ""]
     for one in functions:
         lines += _function(one)
-    return "\n".join([*lines, f"return {module.name}", ""])
+    return "\n".join([*lines, *([f"return {module.name}", ""] if module.is_required else [])])
 
 
 def _comment(words: str) -> list[str]:
@@ -144,7 +146,8 @@ def _inside(kind: LuaType) -> Iterator[Table]:
         case Table():
             for field in kind.fields:
                 yield from _inside(field.type)
-            yield kind
+            if kind.fields:
+                yield kind
         case ListOf(item=inner) | TableOf(value=inner):
             yield from _inside(inner)
         case Either(types=options):

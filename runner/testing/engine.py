@@ -24,6 +24,7 @@ from runner.engine.settings import EngineSettings
 from runner.engine.stopping import Stop
 from runner.engine.usage import Usage
 from runner.modules.arguments import data
+from runner.testing import told
 from runner.testing.mocks import Mocks
 from sandbox.frames import Value
 from schema.definition import Rights
@@ -54,19 +55,20 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
     def told(self) -> dict[str, Value]:
         """What a test sees of it."""
         command = self.command
-        found: dict[str, Value] = {
-            "stage": self.stage,
-            "container": self.image,
-            "command": command.argv[0],
-            "argv": list(command.argv),
-            "text": " ".join(command.argv),
-            "env": dict[str, Value](command.env | command.secret_env),
-            "cwd": command.cwd,
-            "stdin": command.stdin,
-            "user": command.user,
-            "timeout": command.timeout,
-        }
-        return {name: value for name, value in found.items() if value not in (None, b"")}
+        return told.table(
+            told.Command(
+                stage=self.stage,
+                container=self.image,
+                command=command.argv[0],
+                argv=list(command.argv),
+                text=" ".join(command.argv),
+                env=dict(command.env | command.secret_env),
+                cwd=command.cwd,
+                stdin=command.stdin or None,
+                user=command.user,
+                timeout=command.timeout,
+            )
+        )
 
 
 class MockedContainer(Container):

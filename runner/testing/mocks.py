@@ -38,25 +38,39 @@ class MockedError(msgspec.Struct, frozen=True, kw_only=True):
     """An error instead of an answer."""
 
     code: str
+    """Its stable code, such as `command_timeout`."""
     message: str
+    """What it says."""
 
 
 class ProcessAnswer(msgspec.Struct, frozen=True, kw_only=True):
     code: int = 0
+    """The exit code."""
     stdout: str = ""
+    """What it says."""
     stderr: str = ""
+    """What it says besides."""
     signal: str | None = None
+    """What killed it, such as `"SIGKILL"`."""
     duration: float = 0.0
+    """Seconds that it is told to have taken."""
     error: MockedError | None = None
+    """It is not run, or not to its end."""
 
 
 class HttpAnswer(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 200
+    """Such as 404."""
     headers: dict[str, str | int | float] = {}
+    """By name."""
     body: str | None = None
+    """The body as text."""
     json: Any = msgspec.UNSET
+    """The body, as `json.encode` writes it."""
     elapsed: float = 0.0
+    """Seconds that it is told to have taken."""
     error: MockedError | None = None
+    """There is no answer."""
 
 
 class SecretAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,7 @@ from runner.job import Job, JobOrder
 from runner.job_context import JobContext
 from runner.owner import Owner
 from runner.plugin_store import ResolvedPlugins
+from runner.testing import told
 from runner.testing.calls import TestHostCalls
 from runner.testing.context import MockedArtifacts, MockedSecrets, caches_of
 from runner.testing.engine import MockedEngine
@@ -45,6 +46,7 @@ Stage = StageDefinition
 
 class LoadArguments(msgspec.Struct, frozen=True, kw_only=True):
     file: str
+    """The path from the test file's folder."""
     options: dict[str, Any] = {}
 
 
@@ -57,6 +59,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 class RunArguments(msgspec.Struct, frozen=True, kw_only=True):
     file: str
+    """The path from the test file's folder."""
     options: RunOptions = RunOptions()
 
 
@@ -260,11 +263,11 @@ def _result(
     for event in events:
         match event:
             case StageEvent():
-                stages[event.stage] = _told(event, "state", "container", "error", "outputs")
+                stages[event.stage] = _told(event, *told.STAGE_FIELDS)
             case CommandEvent():
                 codes.setdefault((event.stage, *event.argv), []).append(event.code)
             case LogEvent():
-                lines.append(_told(event, "stage", "level", "source", "text", "service", "fields", "group"))
+                lines.append(_told(event, *told.LINE_FIELDS))
             case JobEvent():
                 pass
     commands: list[Value] = []

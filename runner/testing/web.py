@@ -13,6 +13,7 @@ import msgspec
 from runner import files
 from runner.formats import json as json_format
 from runner.modules.arguments import data, word
+from runner.testing import told
 from runner.testing.engine import asking_stage
 from runner.testing.mocks import HttpAnswer, Mocks
 from runner.web.answers import Answer
@@ -49,15 +50,15 @@ class MockedWeb(Web):
 
     async def _answer(self, request: Request, workspace: Path) -> Answer:
         url = str(request.url)
-        asked: dict[str, Value] = {
-            "method": request.method,
-            "url": url,
-            "headers": {name.lower(): value for name, value in request.headers},
-        }
-        if (stage := asking_stage.get()) is not None:
-            asked["stage"] = stage
-        if (body := await _body(request)) is not None:
-            asked["body"] = body
+        asked = told.table(
+            told.Request(
+                stage=asking_stage.get(),
+                method=request.method,
+                url=url,
+                headers={name.lower(): value for name, value in request.headers},
+                body=await _body(request),
+            )
+        )
         self.sent.append(asked)
         given = await self._mocks.http(asked, request.method, shown(request.url))
         if given.error is not None:

@@ -15,7 +15,7 @@ import msgspec
 
 from runner import files, jail, trees
 from runner.web.errors import AnswerTooLarge
-from runner.web.request import Request, shown
+from runner.web.request import Request
 
 CHUNK_BYTES: Final = 256 * 1024
 
@@ -44,7 +44,7 @@ async def taken(request: Request, response: aiohttp.ClientResponse, workspace: P
     return Answer(
         status=response.status,
         reason=response.reason or "",
-        url=str(response.url),
+        url=str(response.url) if request.private is None else request.shown(response.url),
         headers={name.lower(): ", ".join(response.headers.getall(name)) for name in response.headers},
         body=body,
         size=size,
@@ -98,6 +98,6 @@ def _write_all(file: int, data: bytes) -> None:
 
 def _too_large(request: Request, what: str) -> AnswerTooLarge:
     return AnswerTooLarge(
-        f"{request.call}: the answer of {shown(request.url)} has {what}, and {request.bytes_maximum} are taken",
+        f"{request.call}: the answer of {request.shown(request.url)} has {what}, and {request.bytes_maximum} are taken",
         hint='`to = "FILE"` writes it into the workspace instead; `limit = BYTES` takes more.',
     )

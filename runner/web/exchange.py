@@ -35,7 +35,7 @@ from runner.web.errors import (
 )
 from runner.web.failures import CONNECT_SECONDS, told
 from runner.web.rates import HostBuckets, Rate, rate
-from runner.web.request import Body, Request, shown
+from runner.web.request import Body, Request
 
 RATE_DEFAULT: Final = "50/s"
 CONNECTIONS_MAXIMUM: Final = 200
@@ -115,7 +115,7 @@ class Web:
                 continue
             if is_last or answer.status not in RETRY_STATUS:
                 return answer
-            why = f"{request.call}: {shown(request.url)} answered {answer.status} {answer.reason}"
+            why = f"{request.call}: {request.shown(request.url)} answered {answer.status} {answer.reason}"
             await _pause(number, answer.headers.get("retry-after"), why, tell)
         raise AssertionError("the last try gives an answer or an error")
 
@@ -125,7 +125,7 @@ class Web:
         for _ in range(request.follow + 1):
             await self._take_turn(request, url, tell)
             status, target = 0, url
-            with anyio.move_on_after(request.seconds) as scope, told(request.call, url):
+            with anyio.move_on_after(request.seconds) as scope, told(request.call, request.shown(url)):
                 async with self._hop(request, method, url, headers, body) as response:
                     location = response.headers.get("Location")
                     if not request.follow or response.status not in _REDIRECTS or location is None:
@@ -133,7 +133,7 @@ class Web:
                     status, target = response.status, _target(request, url, location)
             if scope.cancelled_caught:
                 raise RequestTimeout(
-                    f"{request.call}: {shown(url)} gave no whole answer within {request.seconds:g} s",
+                    f"{request.call}: {request.shown(url)} gave no whole answer within {request.seconds:g} s",
                     hint="`timeout` sets another time.",
                 )
             if status == 303 or (status in {301, 302} and method == "POST"):
@@ -142,8 +142,8 @@ class Web:
             if target.origin() != url.origin():
                 if body is not None and request.is_body_private:
                     raise RequestFailed(
-                        f"{request.call}: {shown(url)} redirects to {shown(target)}, another place, and the body holds "
-                        "a secret: it is not sent there",
+                        f"{request.call}: {request.shown(url)} redirects to {request.shown(target)}, another place, "
+                        "and the body holds a secret: it is not sent there",
                         hint="Send the request there at once, if that place may have it.",
                     )
                 headers = [
@@ -153,8 +153,8 @@ class Web:
                 ]
             url = target
         raise TooManyRedirects(
-            f"{request.call}: {shown(request.url)} was redirected more than {request.follow} times, "
-            f"last to {shown(url)}"
+            f"{request.call}: {request.shown(request.url)} was redirected more than {request.follow} times, "
+            f"last to {request.shown(url)}"
         )
 
     @asynccontextmanager
@@ -228,7 +228,8 @@ def _target(request: Request, url: URL, location: str) -> URL:
             return target
     except ValueError:
         pass
-    raise RequestFailed(f"{request.call}: {shown(url)} redirects to `{location[:200]}`, which is no http URL")
+    where = f"`{location[:200]}`, which" if request.private is None else "what"
+    raise RequestFailed(f"{request.call}: {request.shown(url)} redirects to {where} is no http URL")
 
 
 async def _pause(number: int, retry_after: str | None, why: str, tell: Tell) -> None:

@@ -8,28 +8,27 @@ from contextlib import contextmanager
 from typing import Final
 
 import aiohttp
-from yarl import URL
 
 from runner.web.errors import RequestFailed, RequestTimeout
-from runner.web.request import shown
 
 CONNECT_SECONDS: Final = 15.0
 
 
 @contextmanager
-def told(call: str, url: URL) -> Generator[None]:
+def told(call: str, place: str) -> Generator[None]:
     """Tell what goes wrong within the block.
 
+    :param place: what is asked, as messages name it.
     :raises RequestFailed: for whatever the network does.
     """
     try:
         yield
     except TimeoutError as error:
         raise RequestTimeout(
-            f"{call}: {shown(url)} cannot be reached: no connection within {CONNECT_SECONDS:g} s"
+            f"{call}: {place} cannot be reached: no connection within {CONNECT_SECONDS:g} s"
         ) from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise RequestFailed(f"{call}: {shown(url)} {_reason(error)}", hint=_hint(error)) from error
+        raise RequestFailed(f"{call}: {place} {_reason(error)}", hint=_hint(error)) from error
 
 
 def _reason(error: BaseException) -> str:

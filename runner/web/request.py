@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from yarl import URL
 
+from runner.web.private import PrivatePlace
 from runner.web.rates import Bucket
 
 Body = Callable[[AsyncExitStack], Awaitable[Any]]
@@ -39,6 +40,14 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     private_headers: frozenset[str] = frozenset()
     """In small letters: those that hold a secret, which is for the place of the URL alone."""
     is_body_private: bool = False
+    private: PrivatePlace | None = None
+    """There where the URL holds a secret."""
+
+    def shown(self, url: URL) -> str:
+        """Name the place of a hop in messages."""
+        if self.private is None:
+            return shown(url)
+        return self.private.shown if url == self.url else f"the place that {self.private.shown} redirects to"
 
 
 def shown(url: URL) -> str:

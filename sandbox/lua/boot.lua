@@ -23,7 +23,7 @@
 -- Inputs: receive() -> bytes (a script's number in four, and the message unless it was too large), send(bytes),
 -- orphaned(), now(), limits as numbers, and the sources of the other files.
 
-local receive, send, orphaned, now, load_seconds, job_seconds, sources = ...
+local receive, send, orphaned, now, load_seconds, job_seconds, memory_mib, sources = ...
 
 local error, load, next, pairs, type, xpcall, pcall = error, load, next, pairs, type, xpcall, pcall
 local sethook, clock, gsub, match, unpack_string = debug.sethook, os.clock, string.gsub, string.match, string.unpack
@@ -56,7 +56,7 @@ local errors
 local coroutines = part("coroutines", watch, function(err, thread)
   return errors.capture(err, thread)
 end)
-errors = part("errors", coroutines.running, coroutines.resumer)
+errors = part("errors", coroutines.running, coroutines.resumer, memory_mib)
 local raise = errors.raise
 local groups = part("groups", coroutines.running, coroutines.resumer)
 

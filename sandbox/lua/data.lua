@@ -51,6 +51,7 @@ return {
     for _, name in ipairs(HASHES) do
       modules.hash[name] = positional.build(plugin, "hash." .. name, { "data" })
     end
+    modules.hash.hmac = positional.build(plugin, "hash.hmac", { "key", "data" })
     modules.json.null = messages.null
     modules.json.array = function(list)
       if type(list) ~= "table" then

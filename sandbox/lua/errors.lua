@@ -8,10 +8,10 @@
 --   * the call chain is the one at the place where the error arose, also when it crossed coroutines and
 --     `container.run` blocks on its way.
 --
--- Inputs: running() and resumer(coroutine), which tell what runs on whose behalf.
+-- Inputs: running() and resumer(coroutine), which tell what runs on whose behalf, and how much memory there is.
 -- Gives:  { raise, raise_info, new, capture, describe, set_pipeline, remember_in }
 
-local running, resumer = ...
+local running, resumer, memory_mib = ...
 
 local error, type, tostring, pcall, rawget, setmetatable = error, type, tostring, pcall, rawget, setmetatable
 local getinfo, getmetatable = debug.getinfo, getmetatable
@@ -186,7 +186,7 @@ local function describe_value(err)
     if find(err, "not enough memory", 1, true) then
       return {
         code = "memory_limit",
-        message = "the pipeline's Lua needs more memory than it may use",
+        message = "the pipeline's Lua used more than " .. memory_mib .. " MiB of memory",
         hint = "Keep large data in files of the workspace rather than in Lua variables.",
       }
     end

@@ -17,6 +17,7 @@
 local DEPTH_MAXIMUM = 64
 local BYTES_MAXIMUM = 24 * 1024 * 1024
 local VALUES_MAXIMUM = 1000000
+local NUMBER_KEYS_MAXIMUM = 10000 -- the runner takes no more (sandbox/values.py says why)
 local FUNCTION_EXTENSION = 1
 local NULL_EXTENSION = 2
 local SECRET_EXTENSION = 3
@@ -77,7 +78,7 @@ local function encode_secret(parts)
 end
 
 local function encode(root, functions)
-  local parts, count, bytes, values = {}, 0, 0, 0
+  local parts, count, bytes, values, number_keys = {}, 0, 0, 0, 0
 
   local function put(part)
     count = count + 1
@@ -131,6 +132,11 @@ local function encode(root, functions)
         for key, item in next, value do
           if not KEY_KINDS[type(key)] then
             refuse("not_plain", "a table with a " .. type(key) .. " for a key cannot be passed; plain values can")
+          elseif type(key) == "number" then
+            number_keys = number_keys + 1
+            if number_keys > NUMBER_KEYS_MAXIMUM then
+              refuse("too_large", "tables with more than 10,000 numbers for names cannot be passed at once")
+            end
           end
           write(key, depth + 1)
           write(item, depth + 1)
@@ -222,6 +228,9 @@ return {
   secrets = secrets,
   mark_list = function(value)
     lists[value] = true
+  end,
+  is_marked = function(value)
+    return lists[value] ~= nil
   end,
   -- What a value is beside its entries, for its copy too.
   copy_mark = function(value, copy)

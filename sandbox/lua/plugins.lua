@@ -45,10 +45,9 @@ local function at_top_level(call)
   )
 end
 
--- A secret is a table, and none of named arguments.
 local function gather(call, operation, ...)
   local first = ...
-  if specs.is_secret(first) and select("#", ...) == 1 and operation.positional[1] then
+  if select("#", ...) == 1 and specs.stands_alone(operation, first) then
     return { [operation.positional[1]] = first }
   end
   return collect(call, operation.positional, ...)

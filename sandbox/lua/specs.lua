@@ -9,7 +9,8 @@
 -- Inputs: raise(code, message, hint), is_secret(value), which tells the opaque values that `secret` gives, and messages
 --         (the table that messages.lua gives).
 -- Gives:  { read(label, spec) -> operation, arguments(call, operation, given), result(call, operation, given),
---           near(name, names) -> the name that was meant, or nil, is_name(text), names(table), is_secret(value) }
+--           near(name, names) -> the name that was meant, or nil, is_name(text), names(table), stands_alone(operation,
+--           value) -> whether a call's only argument is the first in order, and no table of named ones }
 
 local raise, is_secret, messages = ...
 
@@ -287,6 +288,15 @@ local function fits(kind, value)
   return type(value) == kind
 end
 
+local function takes(spec, kind)
+  for _, candidate in ipairs(types_of(spec)) do
+    if candidate == kind then
+      return true
+    end
+  end
+  return false
+end
+
 local function described_types(kinds)
   local words = {}
   for index, kind in ipairs(kinds) do
@@ -441,7 +451,19 @@ return {
   near = near,
   is_name = is_name,
   names = sorted_names,
-  is_secret = is_secret,
+  -- A secret is a table, and so is a list. An empty table is one of no named arguments, where that can be meant.
+  stands_alone = function(operation, value)
+    local name = operation.positional[1]
+    if not name or type(value) ~= "table" then
+      return false
+    elseif is_secret(value) or rawequal(value, messages.null) or messages.is_marked(value) then
+      return true
+    elseif next(value) ~= nil then
+      return is_list(value)
+    end
+    local spec = operation.arguments[name]
+    return spec.required and (takes(spec, "list") or takes(spec, "any"))
+  end,
   arguments = function(call, operation, given)
     return check_fields("argument_invalid", call, "", operation.arguments, given, 0)
   end,

@@ -19,8 +19,8 @@ import msgspec
 from psycopg import conninfo, sql
 
 from cli import settings
-from cli.runner import CREDENTIALS_FILE
 from orchestrator import tokens
+from runner.registration import FILE_NAME
 from schema.client import Client, OrchestratorRefused, OrchestratorUnreachable
 from schema.wire import Health, PipelinePush, PipelineVersion, Token, TokenCreate
 from tests.chaos import balancer, leftovers, processes
@@ -234,7 +234,7 @@ class Installation:
             argv("runner", "register", "--name", name, "--state-folder", str(folder), *addresses),
             env=environment(MOONYARD_REGISTRATION_TOKEN=registration.secret),
         )
-        credentials = settings.read_toml(folder / CREDENTIALS_FILE)
+        credentials = settings.read_toml(folder / FILE_NAME)
         self.secrets |= {f"registration token {index}": registration.secret, f"{name}'s token": credentials["token"]}
         service = Service(
             name,

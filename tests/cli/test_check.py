@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
+import shutil
 from pathlib import Path
 
 import anyio
@@ -163,6 +163,11 @@ plugin.operation("send", {
   BODY
   return { id = "1" }
 end)
+plugin.operation("all", {
+  description = "Sends all.",
+  positional = { "texts" },
+  arguments = { texts = { type = "list", items = { type = "string" }, required = true } },
+}, function() end)
 """
 
 
@@ -186,6 +191,9 @@ return { name = "a", plugins = plugins, stages = { { name = "s", script = functi
   mine.send("x", { kind = "c" })
   mine.send({ kind = "a" })
   log.info(mine.send("x").di)
+  mine.all({ "x", "y" })
+  mine.all({ "x", 2 })
+  mine.send({ "x" })
 end } } }
 """
     code, out, _ = await run_check(tmp_path, source, "--json")
@@ -197,7 +205,40 @@ end } } }
         (6, "argument_type"),
         (7, "argument_missing"),
         (8, "field_unknown"),
+        (10, "argument_type"),
+        (11, "argument_type"),
     ]
+
+
+async def test_a_plugin_of_a_repository_is_fetched_only_when_that_is_said(tmp_path: Path) -> None:
+    own_plugin(tmp_path / "repository" / "mine")
+    script = "git init -q . && git add -A && git -c user.name=A -c user.email=a@b commit -q -m 1 && git rev-parse HEAD"
+    done = await anyio.run_process(["sh", "-c", script], cwd=tmp_path / "repository")
+    place = f'git = "{(tmp_path / "repository").as_uri()}", commit = "{done.stdout.decode().strip()}", folder = "mine"'
+    (tmp_path / "p.lua").write_text(
+        'local mine = require("mine")\n'
+        f'return {{ name = "a", plugins = {{ {{ name = "mine", {place} }} }},\n'
+        'stages = { { name = "s", script = function() mine.sned("x") log.inof("x") end } } }\n',
+        encoding="utf-8",
+    )
+
+    async def codes(*options: str) -> list[tuple[int, str]]:
+        printed = await moonyard(
+            "check", "p.lua", "--json", *options, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache")
+        )
+        assert printed.code == 1, printed
+        return [(line["line"], line["code"]) for line in map(json.loads, printed.stdout.splitlines())]
+
+    unknown = [(2, "plugin_not_fetched"), (3, "function_unknown")]
+    known = [(3, "function_unknown"), (3, "function_unknown")]
+    assert await codes() == unknown
+    assert not (tmp_path / "cache").exists()
+    assert await codes("--fetch") == known
+    (tmp_path / "repository").rename(tmp_path / "away")
+    assert await codes() == known
+    [kept] = (tmp_path / "cache" / "moonyard" / "plugins").iterdir()
+    kept.write_text(kept.read_text(encoding="utf-8").replace('"sned"', "").replace("Sends", "Bends"), encoding="utf-8")
+    assert await codes() == unknown
 
 
 async def test_a_plugins_folder_is_checked_with_its_tests(tmp_path: Path) -> None:
@@ -229,7 +270,21 @@ async def test_a_test_file_has_what_tests_have(tmp_path: Path) -> None:
     printed = await moonyard("check", "build_test.lua", cwd=tmp_path)
     assert printed.code == 1
     assert printed.stdout.splitlines() == [
-        "build_test.lua:3:1: error[name_undefined] nothing is called `mokc` here; did you mean `mock`?"
+        "build_test.lua:3:1: error[name_undefined] nothing is called `mokc` here; did you mean `mock`?",
+    ]
+    (tmp_path / "build_test.lua").write_text(
+        'mock.proces("a")\nmock.http("x", { staus = 1 })\nlocal made = pipeline.run("x.lua", { input = {} })\n'
+        "expect(made.comands).equls(1)\nexpect(made.error).never.is_nil()\nexpect(made.commands).has_length(2)\n",
+        encoding="utf-8",
+    )
+    printed = await moonyard("check", "build_test.lua", "--json", cwd=tmp_path)
+    found = [(line["line"], line["code"]) for line in map(json.loads, printed.stdout.splitlines())]
+    assert found == [
+        (1, "function_unknown"),
+        (2, "argument_unknown"),
+        (3, "argument_unknown"),
+        (4, "field_unknown"),
+        (4, "field_unknown"),
     ]
     (tmp_path / "build_test.lua").write_text("it('a', function()\n", encoding="utf-8")
     assert "[lua_syntax]" in (await moonyard("check", "build_test.lua", cwd=tmp_path)).stdout

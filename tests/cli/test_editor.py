@@ -70,6 +70,58 @@ def is_about_stubs(file: str, _line: int, code: str, message: str) -> bool:
     return code in OF_STUBS or (code == "param-type-mismatch" and "`moonyard." in message and "_test" not in file)
 
 
+WRONG_TEST = """describe("build", function()
+  before_each(function() mock.process("git clone", {}) end)
+  it("builds", function()
+    mock.process("cargo", { code = "1" })
+    mock.http(function(request) return { json = { path = request.ulr } } end)
+    local result = pipeline.run("build.lua", { inputs = { ref = "next" } })
+    expect(result).succeeded()
+    expect(result.comands).has_length(1)
+    expect(result.commands[1].argv).never.containz("x")
+    log.info(result.stages.build.error.message)
+    expct(1)
+  end)
+end)
+"""
+
+
+async def test_mistakes_in_tests_are_marked(server: Path, project: Path) -> None:
+    path = project / "build_test.lua"
+    path.write_text(WRONG_TEST, encoding="utf-8")
+    found = await language_server.diagnostics(server, project, [path])
+    assert sorted((line, code) for _, line, code, _ in found) == [
+        (4, "param-type-mismatch"),
+        (5, "undefined-field"),
+        (8, "undefined-field"),
+        (9, "need-check-nil"),
+        (9, "undefined-field"),
+        (10, "need-check-nil"),
+        (11, "undefined-global"),
+    ]
+
+
+WRONG_PLUGIN = """plugin.operation("send", {
+  description = "Sends.",
+  arguments = { text = { type = "sting", required = 1 } },
+}, function(arguments)
+  plugin.fial("refused", "x")
+  plugin.fail(arguments.text)
+end)
+"""
+
+
+async def test_mistakes_in_plugins_are_marked(server: Path, project: Path) -> None:
+    path = project / "init.lua"
+    path.write_text(WRONG_PLUGIN, encoding="utf-8")
+    found = await language_server.diagnostics(server, project, [path])
+    assert sorted((line, code) for _, line, code, _ in found) == [
+        (3, "assign-type-mismatch"),
+        (5, "undefined-field"),
+        (6, "missing-parameter"),
+    ]
+
+
 async def test_mistakes_are_marked(server: Path, project: Path) -> None:
     path = project / "wrong.lua"
     path.write_text(WRONG, encoding="utf-8")

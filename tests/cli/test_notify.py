@@ -184,6 +184,7 @@ log.info(try(notify.webhook, "ftp://127.0.0.1/", {{ 1 }}))
     said = printed.texts(source="lua")
     assert said[0] == '200 {"taken": true}'
     assert said[1] == f"notify_refused: notify.webhook: {url}/gone answered with status 410: nobody is here"
-    assert said[2] == "notify_refused: notify.webhook: the secret URL answered with status 410: nobody is here"
+    assert said[2] == "notify_refused: notify.webhook: *** answered with status 410: nobody is here"
     assert said[3].startswith("notify_unreachable: notify.webhook: ")
-    assert said[4].startswith("argument_invalid: notify.webhook: `url` must begin with https:// or http://")
+    assert said[4].startswith("argument_invalid: notify.webhook: `url` must begin with http:// or https://")
+    assert not [text for text in printed.texts(source="system") if "reveal" in text]

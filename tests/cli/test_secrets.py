@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import os
 from contextlib import suppress
@@ -181,8 +182,8 @@ async def test_errors_command_lines_and_outputs_do_not_show_it(run: Runner) -> N
         ('process.run({ command = "x", args = { "a", t } })', "args"),
         ("process.run({ command = t })", "command"),
         ('process.run({ command = "x", cwd = t })', "cwd"),
-        ('http.get("http://x/", { query = { a = t } })', "query"),
-        ("http.get({ url = t })", "url"),
+        ('http.request("http://x/", { method = t })', "method"),
+        ('http.get("http://x/", { to = t })', "to"),
         ('fs.append("a", t)', "data"),
         ('fs.write(t, "a")', "path"),
         ('fs.write_json("a", { t })', "value"),
@@ -190,6 +191,7 @@ async def test_errors_command_lines_and_outputs_do_not_show_it(run: Runner) -> N
         ("yaml.encode({ a = t })", "value"),
         ("base64.encode(t)", "data"),
         ("hash.sha256({ data = t })", "data"),
+        ('hash.hmac("key", t)', "data"),
         ('job.output("a", t)', "value"),
         ('artifact.save({ path = "a", name = t })', "name"),
         ('container.run("docker.io/library/alpine:latest", { env = { A = t } }, function() end)', "env"),
@@ -344,6 +346,8 @@ async def served(recorded: Recorded, other: str | None = None) -> web.AppRunner:
         recorded.seen.append((request.path, dict(request.headers), await request.read()))
         if request.path == "/away":
             raise web.HTTPTemporaryRedirect(f"{other}/landed")
+        if request.path.startswith("/hidden"):
+            return web.Response(status=404, text=f"Cannot {request.method} {request.raw_path} on {request.host}")
         if request.path == "/refuse":
             return web.Response(status=401, text=f"bad token {request.headers.get('X-Key')}")
         return web.json_response({"ok": True})
@@ -399,6 +403,100 @@ async def test_http_takes_it_in_headers_auth_and_bodies_and_sends_it_nowhere_els
     assert "X-Key" not in there.seen[0][1]
     assert there.seen[0][1]["X-Other"] == "y"
     assert any("unencrypted" in text for text in printed.texts(level="warn", source="system"))
+
+
+HIDDEN = "/hidden/T00000001/B00000001/wW7pZk3q-Xy2"
+
+
+async def test_a_url_that_is_a_secret_is_asked_and_shown_nowhere(run: Runner) -> None:
+    there, here = Recorded(), Recorded()
+    other = await served(there)
+    server = await served(here, address(other))
+    url = address(server)
+    hook = url.replace("127.0.0.1", "localhost") + HIDDEN
+    try:
+        printed = await run_with(
+            run,
+            f"""
+            local t, hook = secret.get("TOKEN"), secret.get("HOOK")
+            local function told(f, ...)
+              local ok, problem = pcall(f, ...)
+              log.info(ok and problem.status .. " " .. problem.url or problem.code .. ": " .. problem.message)
+            end
+            told(http.post, hook, {{ json = {{ text = "x" }} }})
+            told(http.post, hook .. "?wait=" .. t, {{ body = "x", check = false }})
+            local bot = "{url}/bot" .. secret.get("WORD")
+            told(http.get, bot .. "/send", {{ query = {{ key = t, list = {{ t, "b" }} }} }})
+            told(http.get, "{url}/hidden", {{ query = {{ key = t }} }})
+            told(http.client({{ base_url = hook }}).get, "/more", {{ retries = 0 }})
+            told(http.get, secret.get("CLOSED"), {{ retries = 1 }})
+            told(http.get, secret.get("LOCAL"))
+            told(http.get, secret.get("NOWHERE"), {{ retries = 0 }})
+            told(http.get, t)
+            told(http.get, "{url}/away", {{ query = {{ key = t }} }})
+            log.info(http.post(hook, {{ body = "x", check = false }}).body)
+            """,
+            *(part for name in ("HOOK", "WORD", "CLOSED", "LOCAL", "NOWHERE") for part in ("--secret", name)),
+            *("--http-allowed", "localhost", "--http-allowed", f"127.0.0.1:{server.addresses[0][1]}"),
+            *("--http-allowed", f"127.0.0.1:{other.addresses[0][1]}"),
+            HOOK=hook,
+            WORD="wW7pZk3q+Xy2/9",
+            CLOSED="http://localhost:1/services/closed-and-private",
+            LOCAL="http://127.0.0.3:8123/services/local-and-private",
+            NOWHERE="http://private-host.invalid/services/nowhere",
+        )
+    finally:
+        await server.cleanup()
+        await other.cleanup()
+    assert printed.job["state"] == "succeeded", printed.stdout
+    for private in (
+        *("T00000001", "B00000001", "wW7pZk3q", "closed-and-private", "local-and-private", "127.0.0.3"),
+        *("private-host", 'nowhere"'),
+    ):
+        assert private not in printed.stdout, private
+    paths = [path for path, _, _ in here.seen]
+    assert paths == [HIDDEN, HIDDEN, "/botwW7pZk3q+Xy2/9/send", "/hidden", f"{HIDDEN}/more", "/away", HIDDEN]
+    assert [path for path, _, _ in there.seen] == ["/landed"]
+    said = printed.texts(source="lua")
+    assert not [text for text in said[:10] if "localhost" in text]
+    refused = "http_status: http.post: POST *** answered 404 Not Found: Cannot POST [secret HOOK] on ***"
+    assert said[0].startswith(refused)
+    assert said[1] == "404 ***"
+    assert said[2] == f"200 {url}/bot***/send"
+    assert said[3].startswith(f"http_status: http.get: GET {url}/hidden answered 404 Not Found: Cannot GET ***")
+    assert said[4].startswith("http_status: http.get: GET ***/more answered 404 Not Found: Cannot GET [secret HOOK]/")
+    assert said[5] == "http_failed: http.get: *** cannot be reached: connection refused"
+    assert said[6].startswith("http_refused: jobs may not connect to `***`")
+    assert said[7] == "http_failed: http.get: *** cannot be reached: there is no such host"
+    assert said[8].startswith("argument_invalid: http.get: `url` must begin with http:// or https://")
+    assert said[8].endswith("got '***'")
+    assert said[9] == f"200 the place that {url}/away redirects to"
+    assert said[10].startswith("Cannot POST [secret HOOK] on ")
+    assert "http.post: a secret is sent to *** unencrypted (`http://`)" in printed.texts(source="system")
+
+
+async def test_a_signature_is_made_with_a_key_that_the_script_never_has(run: Runner) -> None:
+    printed = await run_with(
+        run,
+        """
+        local t = secret.get("TOKEN")
+        log.info(hash.hmac(t, "body"))
+        log.info(hash.hmac({ key = "AWS4" .. t, data = "20261127", encoding = "base64", algorithm = "sha512" }))
+        local derived = hash.hmac("AWS4" .. t, "20261127", { encoding = "bytes" })
+        log.info(hash.hmac(derived, "region", { algorithm = "sha1" }))
+        log.info(pcall(hash.hmac, t, "body", { algorithm = "md5" }))
+        log.info(pcall(hash.hmac, t))
+        """,
+    )
+    assert printed.job["state"] == "succeeded", printed.stdout
+    key, derived = TOKEN.encode(), f"AWS4{TOKEN}".encode()
+    first, second, third, unknown, missing = printed.texts(source="lua")
+    assert first == hmac.new(key, b"body", "sha256").hexdigest()
+    assert second == base64.b64encode(hmac.digest(derived, b"20261127", "sha512")).decode()
+    assert third == hmac.new(hmac.digest(derived, b"20261127", "sha256"), b"region", "sha1").hexdigest()
+    assert 'hash.hmac: `algorithm` must be one of "sha256", "sha512", "sha1", got "md5"' in unknown
+    assert "hash.hmac: `data` is required" in missing
+    assert not [text for text in printed.texts(source="system") if "reveal" in text]
 
 
 # --- the example

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from runner.reference import authoring
 from tests.cli.command import ROOT, Printed, moonyard
 
 BUILD = """
@@ -76,6 +77,21 @@ async def fails(tests: Tests, body: str) -> dict[str, Any]:
     outcome = await tests.body(body)
     assert outcome["state"] == "failed", outcome
     return outcome["error"]
+
+
+EXAMPLE = """
+return { name = "build", inputs = { ref = { type = "string", default = "main" } }, stages = {
+  { name = "build", script = function(job) process.run({ command = "cargo", args = { "build", job.inputs.ref } }) end },
+} }
+"""
+
+
+async def test_the_examples_of_the_reference_pass(tests: Tests) -> None:
+    (tests.folder / "build.lua").write_text(EXAMPLE)
+    examples = [one.example for module in authoring.OF_TESTS for one in module.functions]
+    done = await tests("\n".join(examples))
+    assert done.code == 0, done
+    assert done.lines[-1]["passed"] >= len(examples)
 
 
 async def test_the_examples_tests_pass_and_are_shown_for_people(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ READY_SECONDS: Final = 120.0
 COMMAND_SECONDS: Final = 300.0
 PIPELINE: Final = """
 return { name = "try", stages = { { name = "s", container = "localhost/moonyard/alpine:latest", script = function()
-  process.run({ command = "sh", args = { "-c", "echo hello > f; sleep 1000 & echo started" } })
+  local script = "echo hello > f; sleep 1000 & echo started $WORD"
+  process.run({ command = "sh", args = { "-c", script }, secrets = { "WORD" } })
   container.run("localhost/moonyard/python:3.11", function()
     process.run({ command = "python3", args = { "-c", "print(open('f').read())" } })
   end)
@@ -80,6 +81,9 @@ def _check(state: Path, engine_socket: Path) -> None:
         say("starting Postgres, orchestrators and the balancer")
         compose.up("postgres", "upgrade", "orchestrator-1", "orchestrator-2", "orchestrator-3", "balancer")
         wait_for("an orchestrator behind the balancer", lambda: _answers(address))
+        say("giving the orchestrators a master key of secrets")
+        compose.replace("orchestrator-1", "orchestrator-2", "orchestrator-3", keys=_master_key(state))
+        wait_for("an orchestrator with a master key", lambda: _answers(address))
         token = compose.command("orchestrator-1", "moonyard", "token", "create", "--name", "me")
         cli = Cli(address, _secret(token, "admin"), state)
         say("starting the runners")
@@ -88,12 +92,14 @@ def _check(state: Path, engine_socket: Path) -> None:
         wait_for("two runners", lambda: cli("runner", "list").count("online") == 2)
         (state / "try.lua").write_text(PIPELINE, encoding="utf-8")
         cli("pipeline", "push", str(state / "try.lua"))
+        cli("secret", "set", "WORD", stdin="a-word-that-nobody-sees")
+        cli("grant", "add", "WORD", "try")
         say(cli("submit", "try", "--follow"))
         say("killing one orchestrator and stopping another; the job goes by the third")
         compose.podman("kill", "orchestrator-1")
         compose.podman("stop", "orchestrator-2")
         shown = cli("submit", "try", "--follow")
-        for expected in ("started", "hello", "succeeded"):
+        for expected in ("started [secret WORD]", "hello", "succeeded"):
             if expected not in shown:
                 raise Broken(f"`{expected}` is missing in:\n{shown}")
         say("all of it works")
@@ -110,10 +116,9 @@ class Cli:
         self._environment = os.environ | {"MOONYARD_ORCHESTRATOR": address, "MOONYARD_TOKEN": token}
         self._state = state
 
-    def __call__(self, *words: str) -> str:
-        return run(
-            sys.executable, "-m", "cli.main", *words, env=self._environment | {"PYTHONPATH": str(ROOT)}, cwd=self._state
-        )
+    def __call__(self, *words: str, stdin: str = "") -> str:
+        environment = self._environment | {"PYTHONPATH": str(ROOT)}
+        return run(sys.executable, "-m", "cli.main", *words, env=environment, cwd=self._state, stdin=stdin)
 
 
 class Compose:
@@ -122,11 +127,22 @@ class Compose:
     def __init__(self, project: str, file: Path) -> None:
         self._project = project
         self._file = file
+        # What .env would hold: first without master keys, as for whoever has no secrets.
+        self._given = {"POSTGRES_PASSWORD": secrets.token_hex(8)}
 
     def up(self, *services: str, token: str = "") -> None:
-        environment = os.environ | {"POSTGRES_PASSWORD": secrets.token_hex(8), "MOONYARD_REGISTRATION_TOKEN": token}
+        environment = os.environ | self._given | {"MOONYARD_REGISTRATION_TOKEN": token}
         # It goes on to the next service where one does not start: what is missing is missed soon.
-        run("podman-compose", "-p", self._project, "-f", str(self._file), "up", "-d", *services, env=environment)
+        words = ("podman-compose", "-p", self._project, "-f", str(self._file), "up", "-d")
+        run(*words, *services, env=environment)
+
+    def replace(self, *services: str, keys: str) -> None:
+        """Have these made anew, with master keys."""
+        self._given["MOONYARD_SECRET_KEYS"] = keys
+        for service in services:
+            self.podman("stop", service)
+            self.podman("rm", service)
+        self.up("--no-deps", *services)
 
     def command(self, service: str, *argv: str) -> str:
         return run("podman", "exec", self._container(service), *argv)
@@ -199,6 +215,12 @@ def _answers(address: str) -> bool:
         return False
 
 
+def _master_key(state: Path) -> str:
+    file = state / "secret.keys"
+    run(sys.executable, "-m", "cli.main", "secret", "key", "generate", str(file))
+    return file.read_text(encoding="utf-8").splitlines()[-1]
+
+
 def _last_words(container: str) -> str:
     done = subprocess.run(["podman", "logs", container], capture_output=True, check=False)
     return (done.stdout + done.stderr).decode(errors="replace")[-2000:]
@@ -218,8 +240,10 @@ def wait_for(what: str, holds: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-def run(*argv: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> str:
-    done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
+def run(*argv: str, env: dict[str, str] | None = None, cwd: Path = ROOT, stdin: str = "") -> str:
+    done = subprocess.run(
+        argv, cwd=cwd, env=env, input=stdin, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+    )
     if done.returncode != 0:
         words = " ".join(argv[:4])
         raise Broken(

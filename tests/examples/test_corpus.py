@@ -156,6 +156,11 @@ CASES = {
     ),
     "services": Case(example="services", says=("it said: hello from beside",)),
     "timeouts": Case(example="timeouts", says=("asked to end, and cleaning up", "that took too long")),
+    "webhook": Case(
+        example="webhook",
+        inputs={"branch": "topic", "message": 'say "$(touch /workspace/run)" `id`; exit 3'},
+        says=('say "$(touch /workspace/run)" `id`; exit 3 on topic',),
+    ),
     "version": Case(example="version", says=("v1.4.2 becomes 1.5.0",)),
 }
 

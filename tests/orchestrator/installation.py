@@ -33,6 +33,7 @@ from schema.wire import (
     Token,
     TokenCreate,
 )
+from tests.postgres import as_replica
 
 DEADLINE_SECONDS = 30.0
 SOURCE = 'return { name = "hello", stages = { { name = "greet", script = function() end } } }\n'
@@ -64,7 +65,7 @@ class Installation:
 
     async def replica(self, *, tracer: Tracer | None = None, **settings: Any) -> Replica:
         """Start a replica."""
-        chosen = OrchestratorSettings(database_url=self.url, port=0, connections_maximum=4, **settings)
+        chosen = OrchestratorSettings(database_url=as_replica(self.url), port=0, connections_maximum=4, **settings)
         replica = await self._stack.enter_async_context(_running(chosen, tracer))
         self.replicas.append(replica)
         return replica
@@ -73,6 +74,10 @@ class Installation:
         """Open a client of one replica, by default an admin's of the first."""
         address = address or self.replicas[0].address
         return await self._stack.enter_async_context(Client.open([address], secret or self.admin_secret))
+
+    async def stranger(self) -> Client:
+        """Open a client without a token."""
+        return await self._stack.enter_async_context(Client.open([self.replicas[0].address], None))
 
     async def push(self, definition: PipelineDefinition = DEFINITION, source: str = SOURCE) -> None:
         """Store a pipeline that needs no check."""

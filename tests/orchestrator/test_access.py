@@ -11,6 +11,7 @@ from litestar.routes import HTTPRoute
 
 from orchestrator import app
 from orchestrator.authentication import new_secret
+from schema.accounts import Account, AccountCreate
 from schema.client import OrchestratorRefused
 from schema.wire import (
     Job,
@@ -25,7 +26,17 @@ from schema.wire import (
 )
 from tests.orchestrator.installation import DEADLINE_SECONDS, Installation
 
-PUBLIC = {("GET", "/v1/health"), ("GET", "/v1/openapi.json"), ("GET", "/v1"), ("GET", "/v1/x")}
+PUBLIC = {
+    ("GET", "/v1/health"),
+    ("GET", "/v1/openapi.json"),
+    ("GET", "/v1"),
+    ("GET", "/v1/x"),
+    ("POST", "/v1/login"),
+    ("POST", "/v1/login/device"),
+    ("POST", "/v1/login/device/token"),
+}
+SIGNED = {("POST", "/v1/hooks/x")}
+"""They take no tokens: what comes there is signed."""
 
 
 def routes(installation: Installation) -> list[tuple[str, str]]:
@@ -43,7 +54,11 @@ async def test_every_route_takes_only_the_kind_of_token_that_it_is_for(installat
     runner = await installation.runner()
     admin = await installation.client()
     registration = await admin.post("/v1/tokens", Token, TokenCreate(kind="registration", name="many"))
+    setup = await admin.post("/v1/tokens", Token, TokenCreate(kind="setup", name="first"))
+    invitation = await admin.post("/v1/accounts", Account, AccountCreate(name="ada"))
     secrets = {
+        "setup": setup.secret,
+        "invitation": invitation.invitation,
         "admin": installation.admin_secret,
         "registration": registration.secret,
         "runner": runner.registered.token,
@@ -61,6 +76,9 @@ async def test_every_route_takes_only_the_kind_of_token_that_it_is_for(installat
                 async with session.request(method, address + path, headers=headers, data=b"no json") as response:
                     body = await response.read()
                     where = (method, path, kind, response.status, body[:200])
+                    if (method, path) in SIGNED:
+                        assert (response.status, b"hook_unverified" in body) == (401, True), where
+                        continue
                     if (method, path) in PUBLIC or kind == expected:
                         assert response.status not in {401, 403}, where
                         continue
@@ -76,8 +94,13 @@ async def test_every_route_takes_only_the_kind_of_token_that_it_is_for(installat
 
 
 def kind_for(path: str) -> str:
-    if path == "/v1/runners/register":
-        return "registration"
+    named = {
+        "/v1/runners/register": "registration",
+        "/v1/setup": "setup",
+        "/v1/invitation/accept": "invitation",
+    }
+    if path in named:
+        return named[path]
     return "runner" if path.startswith("/v1/runner/") else "admin"
 
 

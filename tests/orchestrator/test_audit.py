@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import anyio
 import msgspec
 import pytest
 
-from orchestrator import retention
-from orchestrator.access import ADMIN, KEY, REGISTRATION
-from orchestrator.routes import metrics, queue, runners, schedules, users
+from orchestrator.audit import seal
 from orchestrator.schedules import fire_due
+from schema.audit import AuditEntry, AuditPage
 from schema.client import OrchestratorRefused
 from schema.wire import (
     Job,
-    JobsCancel,
     JobsSubmit,
     JobSubmit,
-    Pause,
     PipelinePush,
     RunnerRegister,
     RunnerRegistered,
@@ -27,81 +25,18 @@ from schema.wire import (
     TokenCreate,
 )
 from tests.cli.command import moonyard
-from tests.orchestrator.installation import SOURCE, Installation
+from tests.orchestrator.installation import DEADLINE_SECONDS, SOURCE, Installation
 from tests.postgres import psql
 
 Row = tuple[str, str, str]
 BY_TEST = "token test"
-BATCH = JobsSubmit(jobs=[JobSubmit(pipeline="hello") for _ in range(3)])
 NIGHTLY = ScheduleCreate(name="nightly", pipeline="hello", cron="30 2 * * *")
-# What each route that changes something is asked for, in an order in which all can be done; and what is left of it.
-ASKED: list[tuple[str, str, msgspec.Struct | None, str, str]] = [
-    ("POST /v1/pipelines", "", PipelinePush(filename="hello.lua", source=SOURCE), "push", "pipeline hello"),
-    ("POST /v1/jobs", "", JobSubmit(pipeline="hello"), "submit", "job 1"),
-    ("POST /v1/jobs/batch", "", BATCH, "submit", "3 jobs, 2 to 4"),
-    ("POST /v1/jobs/{job}/cancel", "1", None, "cancel", "job 1"),
-    ("POST /v1/jobs/{job}/retry", "1", None, "retry", "job 1"),
-    (
-        "POST /v1/jobs/cancel",
-        "",
-        JobsCancel(pipeline="hello", state="queued"),
-        "cancel",
-        "queued jobs of pipeline hello",
-    ),
-    ("POST /v1/jobs/cancel", "", JobsCancel(state="queued"), "cancel", "all queued jobs"),
-    ("POST /v1/queue/pause", "", Pause(pipeline="hello"), "pause", "pipeline hello"),
-    ("POST /v1/queue/resume", "", Pause(pipeline="hello"), "resume", "pipeline hello"),
-    ("POST /v1/queue/pause", "", Pause(), "pause", "everything"),
-    ("POST /v1/runners/{runner}/drain", "builder", None, "drain", "runner builder"),
-    ("POST /v1/runners/{runner}/undrain", "builder", None, "undrain", "runner builder"),
-    ("POST /v1/schedules", "", NIGHTLY, "create", "schedule nightly"),
-    ("POST /v1/schedules/{name}/pause", "nightly", None, "pause", "schedule nightly"),
-    ("POST /v1/schedules/{name}/resume", "nightly", None, "resume", "schedule nightly"),
-    ("DELETE /v1/schedules/{name}", "nightly", None, "delete", "schedule nightly"),
-    ("POST /v1/tokens", "", TokenCreate(kind="admin", name="other"), "create", "admin token other"),
-    ("DELETE /v1/tokens/{token}", "OTHER", None, "revoke", "admin token other"),
-]
-REGISTER = "POST /v1/runners/register"
 
 
 def shown(installation: Installation) -> list[Row]:
-    """Give all rows as psql shows them, the first one first."""
-    text = psql(installation.url, "SELECT actor, action, subject FROM inspect.audit", "-AtF", "|")
-    return [(actor, action, subject) for actor, action, subject in (line.split("|") for line in text.splitlines())][
-        ::-1
-    ]
-
-
-def changing_routes() -> set[str]:
-    """Name the routes by which people change something."""
-    found: set[str] = set()
-    for handler in (*metrics.HANDLERS, *queue.HANDLERS, *runners.HANDLERS, *schedules.HANDLERS, *users.HANDLERS):
-        if handler.opt.get(KEY) in {ADMIN[KEY], REGISTRATION[KEY]}:
-            paths = [path.replace(":str", "") for path in handler.paths]
-            found |= {f"{method} {path}" for method in handler.http_methods - {"GET", "HEAD"} for path in paths}
-    return found
-
-
-async def ask(installation: Installation, route: str, name: str, body: msgspec.Struct | None) -> Any:
-    client = await installation.client()
-    method, path = route.split(" ")
-    path = path.partition("{")[0] + name + path.partition("}")[2] if "{" in path else path
-    return await (client.delete(path, object) if method == "DELETE" else client.post(path, object, body))
-
-
-async def test_every_change_by_the_api_leaves_one_row(installation: Installation):
-    assert changing_routes() == {route for route, *_ in ASKED} | {REGISTER}
-    await installation.replica()
-    await installation.runner("builder")
-    assert shown(installation)[-2:] == [
-        (BY_TEST, "create", "registration token builder"),
-        ("token builder", "register", "runner builder"),
-    ]
-    answer: Any = None
-    for route, name, body, action, subject in ASKED:
-        before = shown(installation)
-        answer = await ask(installation, route, answer["id"] if name == "OTHER" else name, body)
-        assert shown(installation) == [*before, (BY_TEST, action, subject)], route
+    """Give all rows, the first one first."""
+    text = psql(installation.url, "SELECT actor, action, subject FROM moonyard.audit ORDER BY id", "-AtF", "|")
+    return [(actor, action, subject) for actor, action, subject in (line.split("|") for line in text.splitlines())]
 
 
 async def test_what_changes_nothing_leaves_no_row(installation: Installation):
@@ -184,13 +119,71 @@ async def test_a_registration_token_stands_for_whoever_registers(installation: I
     assert shown(installation)[-1] == ("token rack 7", "register", "runner seven")
 
 
-async def test_the_audit_ages_out_with_the_jobs_it_speaks_of(installation: Installation):
-    await installation.fetch(
-        "INSERT INTO moonyard.audit (at, actor, action, subject) "
-        "SELECT now() - make_interval(days => 3000 - number), 'x', 'submit', number::text "
-        "FROM generate_series(1, 2995) AS number"
-    )
-    await installation.fetch("DELETE FROM moonyard.audit WHERE actor <> 'x'")
-    assert await retention.remove_old_audit(installation.database, 10) == 2990
-    assert [subject for _, _, subject in shown(installation)] == ["2991", "2992", "2993", "2994", "2995"]
-    assert await retention.remove_old_audit(installation.database, 10) == 0
+async def test_the_view_shows_who_did_what_from_where_and_how_it_ended(installation: Installation):
+    await installation.replica()
+    await installation.push()
+    await installation.submit()
+    psql(installation.url, "SELECT control.pause('hello')")
+    shown = psql(installation.url, "SELECT actor, address, action, subject, result FROM inspect.audit LIMIT 2", "-At")
+    assert shown.splitlines() == [
+        "postgres|local (psql)|pause|pipeline hello|done",
+        "token test|127.0.0.1|submit|job 1|done",
+    ]
+
+
+async def test_rows_are_listed_by_who_what_and_when(installation: Installation):
+    await installation.replica()
+    await installation.push()
+    for _ in range(3):
+        await installation.submit()
+    admin = await installation.client()
+    await admin.post("/v1/jobs/1/cancel", Job)
+
+    async def listed(**query: str | int) -> list[tuple[str, str]]:
+        page = await admin.get("/v1/audit", AuditPage, query=query)
+        return [(entry.action, entry.subject) for entry in page.entries]
+
+    assert await listed(limit=2) == [("cancel", "job 1"), ("submit", "job 3")]
+    assert await listed(action="submit") == [("submit", f"job {number}") for number in (3, 2, 1)]
+    assert await listed(action="sub*", actor="token t*", limit=1) == [("submit", "job 3")]
+    assert await listed(actor="nobody") == []
+    assert await listed(result="refused") == []
+    [_, third, *_] = (await admin.get("/v1/audit", AuditPage)).entries
+    assert await listed(before=third.id, limit=1) == [("submit", "job 2")]
+    assert await listed(after=third.id) == [("cancel", "job 1")]
+    assert await listed(since=third.at, until=third.at) == []
+    assert await listed(until="2000-01-01T00:00:00Z") == []
+    assert len(await listed(since="2000-01-01T00:00:00+01:00")) == 6
+    for wrong in (
+        {"since": "yesterday"},
+        {"until": "2026-01-01"},
+        {"before": 1, "after": 1},
+        {"limit": 0},
+        {"result": "x"},
+    ):
+        with pytest.raises(OrchestratorRefused) as raised:
+            await listed(**wrong)
+        assert raised.value.status in {400, 422}
+
+
+async def test_the_stream_gives_each_row_once_in_the_order_of_the_chain_and_goes_on(installation: Installation):
+    replica = await installation.replica()
+    await installation.push()
+    await installation.submit()
+    admin = await installation.client()
+    seen: list[AuditEntry] = []
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with admin.stream("/v1/audit/stream", query={"follow": "true", "action": "submit"}) as stream:
+            async for line in stream.lines():
+                seen.append(msgspec.json.decode(line, type=AuditEntry))
+                if len(seen) == 4:
+                    break
+                await installation.submit()
+    assert [entry.subject for entry in seen] == ["job 1", "job 2", "job 3", "job 4"]
+    assert [entry.block for entry in seen] == sorted(entry.block or 0 for entry in seen)
+    await seal(replica.parts.database)
+    after = seen[1].block or 0
+    async with admin.stream("/v1/audit/stream", query={"after": after}) as stream:
+        left = [msgspec.json.decode(line, type=AuditEntry) async for line in stream.lines()]
+    assert [entry.subject for entry in left if (entry.block or 0) > after] == [entry.subject for entry in left]
+    assert {entry.subject for entry in left} >= {"job 4"}

@@ -456,7 +456,7 @@ async def test_other_requests_are_answered_while_endless_files_are_checked(targe
 @pytest.mark.parametrize(
     "request_text",
     [
-        b"GET /v1/jobs HTTP/1.1\r\n\r\n",
+        b"GET /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /v1/jobs HTTP/1.0\r\n\r\n",
         b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\n\r\n",
         b"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
@@ -469,7 +469,7 @@ async def test_a_request_without_headers_is_asked_for_a_token(target: Target, re
     assert b"www-authenticate: bearer" in head.lower()
     problem = msgspec.json.decode(body, type=ProblemDocument)
     assert (problem.status, problem.code) == (401, "token_missing")
-    assert problem.hint == "Send it as `Authorization: Bearer TOKEN`; `moonyard token create` makes one."
+    assert problem.hint == "Send it as `Authorization: Bearer TOKEN`; `moonyard login` or `moonyard token create` gets one."
 
 
 @pytest.mark.parametrize("request_text", [b"\0\0\0\0\r\n\r\n", b"NONSENSE\r\n\r\n", b"GET /v1/\xff HTTP/1.1\r\n\r\n"])

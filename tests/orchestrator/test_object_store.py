@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 import anyio
+import msgspec
 import pytest
 from obstore.store import S3Store
 
@@ -185,7 +186,10 @@ async def test_a_store_that_does_not_answer_is_told_and_tried_again_later(
     with pytest.raises(OrchestratorRefused) as refused:
         await save(runner, attempt, b"x")
     assert (refused.value.status, refused.value.code) == (503, "artifact_store_failed")
-    assert "s3://" in refused.value.message
+    assert refused.value.message == "the orchestrator cannot use its store of contents just now"
+    told = msgspec.json.encode(refused.value.problem).decode()
+    assert "s3://" not in told
+    assert str(unused_port) not in told
 
 
 async def test_an_orchestrator_without_the_store_says_so(database_url: str):

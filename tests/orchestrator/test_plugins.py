@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 
+from orchestrator import plugins, retention
+from orchestrator.sql import plugins as plugins_sql
 from plugins import folders
 from schema.client import Client, OrchestratorRefused
 from schema.plugins import version_hash
@@ -105,10 +108,13 @@ async def test_what_is_no_plugin_is_refused_whole(installation: Installation):
     assert await installation.fetch("SELECT * FROM moonyard.plugin_contents") == []
 
 
-async def test_only_admins_push_and_only_runners_fetch(installation: Installation):
+async def test_only_admins_push_and_only_runners_of_a_job_with_it_fetch(installation: Installation):
     await installation.replica()
-    client, runner = await installation.client(), await installation.runner()
+    client, runner, other = await installation.client(), await installation.runner(), await installation.runner("other")
     pushed = await push(client, files(init=INIT))
+    await push_pipeline(client, source('"mine"'))
+    await client.post("/v1/jobs", object, JobSubmit(pipeline="p"))
+    await runner.claim()
     refused = await refusal(runner.client, files(init=INIT, version="2.0.0"))
     assert refused.status == 403
     path = f"/v1/runner/plugins/{pushed.sha256}"
@@ -117,9 +123,10 @@ async def test_only_admins_push_and_only_runners_fetch(installation: Installatio
     with pytest.raises(OrchestratorRefused) as raised:
         await client.get(path, PluginContents)
     assert raised.value.status == 403
-    with pytest.raises(OrchestratorRefused) as raised:
-        await runner.client.get("/v1/runner/plugins/none", PluginContents)
-    assert (raised.value.status, raised.value.code) == (404, "plugin_unknown")
+    for speaking, asked in ((runner, "/v1/runner/plugins/none"), (other, path)):
+        with pytest.raises(OrchestratorRefused) as raised:
+            await speaking.client.get(asked, PluginContents)
+        assert (raised.value.status, raised.value.code) == (404, "plugin_unknown")
 
 
 async def test_a_version_of_a_pipeline_is_locked_with_its_plugins(installation: Installation):
@@ -161,6 +168,8 @@ async def test_what_ships_is_stored_with_the_version_that_is_locked_with_it(inst
     text = source('"git"').replace("mine", "git")
     [locked] = (await push_pipeline(client, text)).plugins
     assert (locked.name, locked.origin) == ("git", "shipped")
+    await client.post("/v1/jobs", object, JobSubmit(pipeline="p"))
+    await runner.claim()
     contents = await runner.client.get(f"/v1/runner/plugins/{locked.sha256}", PluginContents)
     assert contents.files == dict(folders.shipped()["git"].files)
     [row] = await installation.fetch("SELECT * FROM inspect.plugins")
@@ -201,3 +210,57 @@ async def test_a_folder_of_the_orchestrator_comes_before_what_was_pushed(install
     assert (locked.version, locked.origin) == ("3.0.0", "folder")
     listed = (await client.get("/v1/plugins", PluginList)).plugins
     assert [(one.version, one.origin) for one in listed if one.name == "mine"] == [("3.0.0", "folder")]
+
+
+AGED = "UPDATE moonyard.plugin_contents SET created_at = now() - interval '3 days' WHERE sha256 = ANY ($1)"
+FORGOTTEN = "DELETE FROM moonyard.plugins WHERE sha256 = $1"
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+
+async def kept(installation: Installation) -> set[str]:
+    rows = await installation.database.rows("SELECT sha256 FROM moonyard.plugin_contents WHERE name = 'mine'")
+    return {row["sha256"] for row in rows}
+
+
+async def test_contents_that_nothing_names_go_when_they_are_old(installation: Installation):
+    await installation.replica()
+    client = await installation.client()
+    pushed = [(await push(client, files(init=INIT, version=f"1.{minor}.0"))).sha256 for minor in range(4)]
+    named, locked, old, new = pushed
+    await push_pipeline(client, source('"mine@1.1.0"'))
+    for sha256 in (locked, old, new):
+        await installation.database.rows(FORGOTTEN, sha256)
+    await installation.database.rows(AGED, [named, locked, old])
+    assert await retention.remove_unnamed_plugins(installation.database) == 1
+    assert await kept(installation) == {named, locked, new}
+    assert await retention.remove_unnamed_plugins(installation.database) == 0
+
+
+async def test_what_is_being_pushed_is_not_removed_under_way(installation: Installation):
+    await installation.replica()
+    client = await installation.client()
+    made = plugin(init=INIT)
+    await push(client, dict(made.files))
+    await installation.database.rows(FORGOTTEN, made.sha256)
+    await installation.database.rows(AGED, [made.sha256])
+    async with installation.database.transaction() as connection:
+        await plugins.store(connection, [made])  # and it is named by what comes next
+        assert await retention.remove_unnamed_plugins(installation.database) == 0
+    assert await kept(installation) == {made.sha256}
+    assert await retention.remove_unnamed_plugins(installation.database) == 0
+
+    # Stored again before the sweep that has it in hand is done: whoever comes second waits, and stores it anew.
+    await installation.database.rows(AGED, [made.sha256])
+    async with anyio.create_task_group() as tasks, installation.database.transaction() as connection:
+        swept = await connection.fetch(plugins_sql.CONTENTS_SWEEP, 86400.0, 100)
+        assert [row["sha256"] for row in swept] == [made.sha256]
+        tasks.start_soon(push, client, dict(made.files))
+        await a_lock_is_waited_for(installation)
+    assert await kept(installation) == {made.sha256}
+    assert (await push(client, dict(made.files))).unchanged
+
+
+async def a_lock_is_waited_for(installation: Installation) -> None:
+    with anyio.fail_after(20):
+        while not await installation.database.value(WAITING):  # noqa: ASYNC110  # asked from outside
+            await anyio.sleep(0.02)

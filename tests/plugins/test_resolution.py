@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from plugins import folders, sources
+from plugins.fetched import FetchedPlugins
 from plugins.resolution import Catalogue, Installed, NoSources, Resolved, Shipped, resolve
 from schema.errors import MoonyardError
 from schema.plugins import PluginReference
@@ -124,6 +125,26 @@ async def test_a_plugin_is_fetched_from_a_commit_of_a_repository(repository: tup
     assert told(resolved) == [f"mine 1.0.0 from {url}@{commit} in deep/mine"]
     here = folders.read(tmp_path / "repository" / "deep" / "mine")
     assert resolved.found["mine"].plugin.sha256 == here.sha256
+
+
+async def test_what_was_fetched_is_kept_and_no_more_than_so_many(
+    repository: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    url, commit = repository
+    kept = FetchedPlugins(tmp_path / "kept")
+    named = PluginReference(name="mine", git=url, commit=commit, folder="deep/mine")
+    offline = sources.here(None, tmp_path, fetched=kept, fetches=False)
+    problem = (await resolve([named], offline)).problems["mine"]
+    assert (problem.code, kept.read(named)) == ("plugin_not_fetched", None)
+    assert not (await resolve([named], sources.here(None, tmp_path, fetched=kept))).problems
+    assert told(await resolve([named], offline)) == [f"mine 1.0.0 from {url}@{commit} in deep/mine"]
+    other = PluginReference(name="mine", git=url, commit=commit, folder="deep")
+    assert (await resolve([other], offline)).problems["mine"].code == "plugin_not_fetched"
+
+    monkeypatch.setattr("plugins.fetched.KEPT_MAXIMUM", 3)
+    for number in range(5):
+        kept.keep(PluginReference(name="mine", git=url, commit=f"{number:040}"), {"init.lua": ""})
+    assert len(list((tmp_path / "kept").iterdir())) == 3
 
 
 @pytest.mark.parametrize(

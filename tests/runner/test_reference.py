@@ -11,11 +11,11 @@ import msgspec
 import pytest
 from lupa import lua54
 
-from cli.checks import files
 from runner.host_calls import HANDLERS
-from runner.reference import lua, lua_types, modules, pipeline, stubs
-from runner.reference.description import Function
+from runner.reference import authoring, lua, lua_types, modules, pipeline, stubs
+from runner.reference.description import Function, Module
 from runner.reference.lua_types import Callback, Either, Field, ListOf, LuaType, Table, TableOf
+from runner.testing import mocks, told
 from sandbox import caches, definitions, services
 from sandbox.process import JobFacts
 from scripts import reference
@@ -200,7 +200,8 @@ def test_every_stub_is_lua(name: str) -> None:
 
 def test_every_function_has_its_stub_with_its_words() -> None:
     written = "\n".join(stubs.files().values())
-    for name, function in modules.FUNCTIONS.items():
+    of_authors = {name: one for module in authoring.MODULES for name, one in module.every.items()}
+    for name, function in {**modules.FUNCTIONS, **of_authors}.items():
         if name == "job.output":
             assert "---@field output fun(name: string, value: any)" in written
             continue
@@ -225,20 +226,47 @@ def test_the_language_servers_settings_name_the_stubs_and_what_lua_lacks() -> No
     assert {"io", "package", "debug"} <= set(lua.ABSENT)
 
 
-def test_what_plugins_and_tests_have_besides_is_in_their_stub() -> None:
-    stub = stubs.files()["core/authoring.lua"]
-    told = set(re.findall(r"^function ([\w.]+)\(", stub, re.MULTILINE))
+def test_what_plugins_and_tests_have_besides_is_what_is_told_of_it() -> None:
     lua_side = ROOT / "sandbox" / "lua"
     api = (lua_side / "plugins.lua").read_text(encoding="utf-8")
     table = re.search(r"function build_plugin_table.*?\n(.*?)^end", api, re.MULTILINE | re.DOTALL)
     assert table is not None
     of_plugins = set(re.findall(r"^    (\w+) = ", table[1], re.MULTILINE))
-    assert {name.removeprefix("plugin.") for name in told if name.startswith("plugin.")} | {
-        "name", "version", "state",
-    } == of_plugins  # fmt: skip
+    assert names_of(authoring.PLUGIN) == {f"plugin.{name}" for name in of_plugins}
     testing = (lua_side / "testing.lua").read_text(encoding="utf-8")
-    names = set(re.findall(r"environment\.(\w+) = ", testing))
-    assert {name.partition(".")[0] for name in told} - {"plugin"} == names == files.TEST_GLOBALS
+    installed = testing[testing.index("install = function") :]
+    assert names_of(authoring.TESTS) == set(re.findall(r"environment\.(\w+) = [^{]", installed))
+    tables = dict(re.findall(r"environment\.(\w+) = \{(.*?)\}\n", installed, re.DOTALL))
+    assert tables.keys() == {"mock", "pipeline"}
+    for module in (authoring.MOCK, authoring.PIPELINE):
+        given = set(re.findall(r"(\w+) = ", tables[module.name]))
+        assert names_of(module) == {f"{module.name}.{name}" for name in given}
+    matchers = testing[testing.index("local MATCHERS") : testing.index("local function unknown_matcher")]
+    asked = set(re.findall(r"^  (\w+) = function", matchers, re.MULTILINE))
+    assert {field.name for field in authoring.EXPECTATION.fields} == asked | {"never"}
+
+
+def names_of(module: Module) -> set[str]:
+    return {*module.every, *(constant.name for constant in module.constants)}
+
+
+def test_all_that_plugins_and_tests_have_is_explained() -> None:
+    for module in authoring.MODULES:
+        for function in module.functions:
+            assert function.name.rpartition(".")[2] in function.example, function.name
+            for table in [found for kind in kinds_of(function) for found in tables_in(kind)]:
+                assert all(field.words for field in table.fields), table.name
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    told_of = [field.name for field in authoring.EXPECTATION.fields if field.name != "never"]
+    answers = [*mocks.ProcessAnswer.__struct_encode_fields__, *mocks.HttpAnswer.__struct_encode_fields__]
+    results = [*told.Result.__struct_fields__, *told.Command.__struct_fields__, *told.Request.__struct_fields__]
+    missing = [name for name in [*told_of, *answers, *results] if f"`{name}" not in page]
+    assert not missing, f"docs/testing.md says nothing of {', '.join(missing)}"
+
+
+def kinds_of(function: Function) -> list[LuaType]:
+    gives = [] if function.gives is None else [function.gives]
+    return [*(given.type for given in function.parameters), *gives]
 
 
 def test_types_are_written_for_editors_and_for_people() -> None:

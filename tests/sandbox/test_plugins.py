@@ -123,6 +123,49 @@ async def test_arguments_come_checked_with_defaults_in_order_or_by_name() -> Non
     ]
 
 
+LISTS = """
+local function told(value)
+  if type(value) ~= "table" or value == json.null then
+    return tostring(value)
+  end
+  local parts = {}
+  for key, item in pairs(value) do parts[#parts + 1] = key .. "=" .. told(item) end
+  return "{" .. table.concat(parts, ",") .. "}"
+end
+local function show(name, spec)
+  plugin.operation(name, {
+    description = "Shows what it is given.", positional = { "what", "more" },
+    arguments = { what = spec, more = { type = "string", default = "-" } },
+    gives = { got = { type = "string" } },
+  }, function(arguments)
+    return { got = told(arguments.what) .. arguments.more }
+  end)
+end
+show("all", { type = "list", required = true })
+show("some", { type = { "string", "list" } })
+show("each", { type = "any", required = true })
+"""
+
+
+async def test_a_list_alone_is_the_first_argument_and_not_named_ones() -> None:
+    host = await run(
+        """
+    local rows = setmetatable({ "a", "b" }, { __index = { what = "x" } })
+    log.info(mine.all({ 1, 2 }).got, mine.all({}).got, mine.all({ { what = 1 } }).got, mine.all(rows).got)
+    log.info(mine.all({ what = { 3 } }).got, mine.all({ 4 }, "+").got, mine.all({ 5 }, "x").got)
+    log.info(mine.some({ "a" }).got, mine.some({}).got, mine.some(json.array({})).got, mine.some({ more = "y" }).got)
+    log.info(mine.each({ "a" }).got, mine.each({}).got, mine.each(json.null).got, mine.each({ what = {} }).got)
+    """,
+        plugin(init=LISTS, modules=["json", "log"]),
+    )
+    assert host.lines == [
+        "{1=1,2=2}- {}- {1={what=1}}- {1=a,2=b}-",
+        "{1=3}- {1=4}+ {1=5}x",
+        "{1=a}- nil- {}- nily",
+        "{1=a}- {}- null- {}-",
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -151,6 +194,8 @@ async def test_arguments_come_checked_with_defaults_in_order_or_by_name() -> Non
         ('"https://x", { env = { [1] = "x" } }', "mine.run: the names in `env` must be strings, got a number"),
         ('"https://x", { each = "x" }', "mine.run: `each` must be a function, got a string"),
         ('"https://x", { token = "x" }', "mine.run: `token` must be a secret, got a string"),
+        ('{ "https://x", "https://y" }', "mine.run: `url` must be a string, got a list"),
+        ("json.array({})", "mine.run: `url` must be a string, got a table"),
         ('{ url = "https://x", [1] = 2 }', f"mine.run: `1` is not an argument {ACCEPTED}"),
     ],
 )  # fmt: skip

@@ -41,7 +41,7 @@ describe("notify.webhook", function()
     mock.secret("PLACE", "https://example.org/of-nobody-else")
     local ok, problem = pcall(notify.webhook, secret.get("PLACE"), {})
     expect(ok).is_false()
-    expect(problem.message).equals("notify.webhook: the secret URL answered with status 410: gone ")
+    expect(problem.message).equals("notify.webhook: *** answered with status 410: gone ")
   end)
 end)
 

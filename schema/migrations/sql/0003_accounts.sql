@@ -73,11 +73,13 @@ ALTER TABLE moonyard.tokens
     ADD COLUMN pipelines text[],
     DROP CONSTRAINT token_kind_is_known,
     ADD CONSTRAINT token_kind_is_known CHECK (
-        kind IN ('admin', 'registration', 'runner', 'setup', 'user', 'session')
+        kind IN ('admin', 'registration', 'runner', 'setup', 'invitation', 'user', 'session')
     ),
-    ADD CONSTRAINT tokens_of_people_have_an_account CHECK ((kind IN ('user', 'session')) = (account_id IS NOT NULL)),
+    ADD CONSTRAINT tokens_of_people_have_an_account CHECK (
+        (kind IN ('invitation', 'user', 'session')) = (account_id IS NOT NULL)
+    ),
     DROP CONSTRAINT uses_are_counted_for_registrations,
-    ADD CONSTRAINT uses_are_counted_for_registrations CHECK (uses_left IS NULL OR kind IN ('registration', 'setup')),
+    ADD CONSTRAINT uses_are_counted_for_registrations CHECK (uses_left IS NULL OR kind IN ('registration', 'setup', 'invitation')),
     ADD CONSTRAINT scopes_are_of_user_tokens CHECK (kind = 'user' OR (permissions IS NULL AND pipelines IS NULL));
 COMMENT ON COLUMN moonyard.tokens.permissions IS 'What it may be used for at most, of what its account may; NULL for all of that.';
 COMMENT ON COLUMN moonyard.tokens.pipelines IS 'Patterns of pipelines that it may be used for at most; NULL for all that its account may.';
@@ -107,3 +109,88 @@ CREATE TABLE moonyard.device_logins (
     CONSTRAINT user_code_is_unique UNIQUE (user_code)
 );
 COMMENT ON TABLE moonyard.device_logins IS 'Logins of command lines that wait for a browser (RFC 8628): answered, with an account when it was a yes.';
+
+ALTER TABLE moonyard.roles ADD CONSTRAINT role_is_none_that_comes_along
+    CHECK (name NOT IN ('admin', 'maintainer', 'operator', 'developer', 'viewer'));
+
+CREATE FUNCTION moonyard.login_wait(key text, failures integer) RETURNS interval
+LANGUAGE sql IMMUTABLE
+RETURN CASE
+    WHEN key LIKE 'account:%' AND failures >= 5 THEN make_interval(secs => least(2.0 ^ (failures - 5), 60))
+    WHEN key NOT LIKE 'account:%' AND failures >= 20 THEN make_interval(secs => least(2.0 ^ (failures - 20), 300))
+    ELSE interval '0'
+END;
+COMMENT ON FUNCTION moonyard.login_wait IS 'How long the next login has to wait after some that failed. It doubles with each; for an account only to a minute, so that nobody can lock another out.';
+
+CREATE FUNCTION moonyard.login_try(keys text[]) RETURNS interval
+LANGUAGE sql AS $$
+    -- Counted as failed before the password is looked at: of many tries at the same moment, each finds those before it.
+    -- One that has to wait is not counted, and changes nothing.
+    WITH tried AS (
+        INSERT INTO moonyard.login_failures AS known (key, failures, last_at)
+        SELECT key, 1, now() FROM unnest(keys) AS key ORDER BY key
+        ON CONFLICT (key) DO UPDATE SET
+            failures = CASE WHEN known.last_at < now() - interval '1 hour' THEN 1 ELSE known.failures + 1 END,
+            last_at = now()
+        WHERE known.last_at + moonyard.login_wait(known.key, known.failures) <= now()
+        RETURNING known.key
+    )
+    SELECT max(known.last_at + moonyard.login_wait(known.key, known.failures) - now())
+    FROM moonyard.login_failures AS known
+    WHERE known.key = ANY (keys) AND known.key NOT IN (SELECT tried.key FROM tried)
+        AND known.last_at + moonyard.login_wait(known.key, known.failures) > now()
+$$;
+COMMENT ON FUNCTION moonyard.login_try IS 'Counts a login that is about to be tried, by its account and its address; NULL, or how long it has to wait.';
+
+CREATE FUNCTION moonyard.names_fit(name text, held text[], within text[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+RETURN EXISTS (SELECT FROM unnest(held) AS pattern WHERE moonyard.pattern_fits(pattern, name))
+    AND (within IS NULL OR EXISTS (SELECT FROM unnest(within) AS pattern WHERE moonyard.pattern_fits(pattern, name)));
+COMMENT ON FUNCTION moonyard.names_fit IS 'Whether a pipeline''s name fits one of the patterns that are held, and one of those that a token is narrowed to.';
+
+CREATE FUNCTION moonyard.account_of(account text) RETURNS uuid
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    found uuid := (SELECT id FROM moonyard.accounts AS known WHERE known.name = account);
+BEGIN
+    IF found IS NULL THEN
+        PERFORM moonyard.refuse(
+            'account_unknown', format('there is no account `%s`', left(account, 100)), '`moonyard account list` lists them.'
+        );
+    END IF;
+    RETURN found;
+END $$;
+COMMENT ON FUNCTION moonyard.account_of IS 'Finds an account by its name.';
+
+CREATE FUNCTION moonyard.group_of("group" text) RETURNS uuid
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    found uuid := (SELECT id FROM moonyard.groups AS known WHERE known.name = "group");
+BEGIN
+    IF found IS NULL THEN
+        PERFORM moonyard.refuse(
+            'group_unknown', format('there is no group `%s`', left("group", 100)), '`moonyard group list` lists them.'
+        );
+    END IF;
+    RETURN found;
+END $$;
+COMMENT ON FUNCTION moonyard.group_of IS 'Finds a group by its name.';
+
+CREATE VIEW inspect.accounts AS
+SELECT account.name, account.created_at, account.created_by, account.last_login_at, account.disabled_at,
+    ARRAY(
+        SELECT known.name FROM moonyard.group_members AS member JOIN moonyard.groups AS known ON known.id = member.group_id
+        WHERE member.account_id = account.id ORDER BY known.name
+    ) AS groups
+FROM moonyard.accounts AS account
+ORDER BY account.name;
+COMMENT ON VIEW inspect.accounts IS 'Accounts, and the groups that they are in.';
+
+CREATE VIEW inspect.roles AS
+SELECT coalesce('account ' || account.name, 'group ' || known.name) AS holder, held.role, held.pipelines, held.created_at,
+    held.created_by
+FROM moonyard.role_bindings AS held
+LEFT JOIN moonyard.accounts AS account ON account.id = held.account_id
+LEFT JOIN moonyard.groups AS known ON known.id = held.group_id
+ORDER BY 1, 2, 3;
+COMMENT ON VIEW inspect.roles IS 'Who holds which role for which pipelines. What a role permits: docs/permissions.md, and `moonyard role list`.';

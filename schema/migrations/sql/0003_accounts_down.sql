@@ -1,4 +1,6 @@
-DELETE FROM moonyard.tokens WHERE kind IN ('setup', 'user', 'session');
+DROP VIEW inspect.accounts, inspect.roles;
+DROP FUNCTION moonyard.login_wait, moonyard.login_try, moonyard.names_fit, moonyard.account_of, moonyard.group_of;
+DELETE FROM moonyard.tokens WHERE kind IN ('setup', 'invitation', 'user', 'session');
 DROP INDEX moonyard.sessions_expired, moonyard.tokens_of_account;
 ALTER TABLE moonyard.tokens
     DROP CONSTRAINT scopes_are_of_user_tokens,

@@ -1,0 +1,173 @@
+"""The whole OpenAPI document, asked by everybody: what schemathesis makes up of it is answered as it says.
+
+Each kind of token, each role, and nobody asks every route with what fits the document and with what does not. Nothing
+may break (no 5xx), and every answer has a status, a type and a shape that the document has. ``make fuzz`` asks longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncGenerator
+from typing import Any, Final, cast
+
+import anyio.to_thread
+import hypothesis.errors
+import msgspec
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase
+from hypothesis import strategies as st
+from schemathesis import checks
+from schemathesis.core.failures import FailureGroup
+from schemathesis.generation import GenerationMode
+from schemathesis.schemas import BaseSchema
+
+from orchestrator.settings import EdgeSettings
+from schema.wire import Token, TokenCreate
+from tests.orchestrator.installation import Attempt
+from tests.orchestrator.installation import installation as opened
+from tests.orchestrator.people import session
+from tests.orchestrator.test_secrets import KEYS
+from tests.postgres import Cluster
+
+TIMES: Final = int(os.environ.get("MOONYARD_FUZZ", "1"))
+"""How many times as many examples as in a normal run."""
+ANSWER_SECONDS: Final = 20.0
+EXAMPLES: Final = {"admin": 4, "runner": 3}
+EXAMPLES_OTHERS: Final = 1
+"""Of each of the two kinds: what fits, and what does not."""
+CALLERS: Final = ("nobody", "admin", "runner", "registration", "setup", "viewer", "developer", "operator", "maintainer")
+NAMES: Final = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_schema_conformance",
+)
+CHECKS: Final[list[Any]] = [getattr(checks, name) for name in NAMES]
+KEPT: Final = {"/v1/logout", "/v1/password", "/v1/runner/token"}
+"""What would take from a caller what it calls with."""
+
+
+@schemathesis.serializer("application/x-ndjson")
+def lines(_context: schemathesis.SerializationContext, value: Any) -> bytes:
+    """Write a body that the document knows as text."""
+    return value if isinstance(value, bytes) else str(value).encode(errors="replace")
+
+
+class Site(msgspec.Struct, frozen=True):
+    """A replica with a bit of everything, and who asks it."""
+
+    address: str
+    schema: BaseSchema
+    tokens: dict[str, str | None]
+    real: dict[str, Any]
+    """Names and ids of what is there, by the parameters of paths."""
+
+
+@pytest.fixture(scope="module")
+async def site(postgres_cluster: Cluster) -> AsyncGenerator[Site]:
+    url = postgres_cluster.create_migrated()
+    async with opened(url) as installation:
+        edge = EdgeSettings(anonymous_rate=0, request_rate=0)
+        replica = await installation.replica(lease_seconds=3600.0, secret_keys=KEYS, edge=edge)
+        await installation.push()
+        runner = await installation.runner()
+        job = await installation.submit()
+        [assignment] = await runner.claim()
+        attempt = Attempt(assignment)
+        await runner.send(attempt, attempt.state("running"), attempt.log("hello"))
+        tokens: dict[str, str | None] = {
+            "nobody": None,
+            "admin": installation.admin_secret,
+            "runner": runner.registered.token,
+        }
+        admin = await installation.client()
+        made = [
+            await admin.post("/v1/tokens", Token, TokenCreate(kind=kind, name=kind))
+            for kind in ("registration", "setup")
+        ]
+        tokens |= {token.kind: token.secret for token in made}
+        for role in ("viewer", "developer", "operator", "maintainer"):
+            tokens[role] = (await session(installation, role, (role, "hello*"))).token
+        document = f"{replica.address}/v1/openapi.json"
+        schema = await anyio.to_thread.run_sync(lambda: schemathesis.openapi.from_url(document))
+        real = {
+            "job": job.id,
+            "attempt": 1,
+            "name": "hello",
+            "pipeline": "hello",
+            "runner": runner.registered.name,
+            "account": "viewer",
+            "token": made[0].id,
+        }
+        yield Site(replica.address, schema, tokens, real)
+    postgres_cluster.drop(url)
+
+
+# The replica is in this process, and draws its own numbers meanwhile.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+@pytest.mark.parametrize("caller", CALLERS)
+async def test_everything_is_answered_as_the_document_says(site: Site, caller: str):
+    failures = await anyio.to_thread.run_sync(ask_everything, site, caller)
+    assert not failures, "\n\n".join(failures)
+
+
+def ask_everything(site: Site, caller: str) -> list[str]:
+    """Ask every route as one caller; give what was wrong with the answers."""
+    token = site.tokens[caller]
+    failures: list[str] = []
+    with requests.Session() as connection:
+        connection.trust_env = False
+        if token is not None:
+            connection.headers["Authorization"] = f"Bearer {token}"
+        for found in cast("Any", site.schema).get_all_operations():  # it leaves its types' parameters open
+            operation = found.ok()
+            if operation.path in KEPT and caller not in {"nobody", "registration"}:
+                continue
+            for mode in GenerationMode:
+                failures += ask(site, caller, connection, operation, mode)
+    return failures
+
+
+def ask(site: Site, caller: str, connection: requests.Session, operation: Any, mode: GenerationMode) -> list[str]:
+    """Ask one route some times; give what was wrong."""
+    failures: list[str] = []
+
+    @hypothesis.seed(0)
+    @hypothesis.settings(
+        max_examples=TIMES * EXAMPLES.get(caller, EXAMPLES_OTHERS),
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+    )
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode), is_real=st.booleans())
+    def examine(case: Any, is_real: bool) -> None:
+        if is_real:
+            known = site.real.keys() & (case.path_parameters or {}).keys()
+            for name in sorted(known):
+                case.path_parameters[name] = site.real[name]
+        hurry(case)
+        response = case.call(session=connection, timeout=ANSWER_SECONDS)
+        try:
+            case.validate_response(response, checks=CHECKS)
+        except FailureGroup as group:
+            failures.append(f"{caller}, {mode.value}: {group}\n{case.as_curl_command()}\n{response.text[:500]}")
+
+    # Of a route without any values there is nothing that does not fit.
+    with contextlib.suppress(hypothesis.errors.Unsatisfiable):
+        examine()
+    return failures
+
+
+def hurry(case: Any) -> None:
+    """Ask for nothing to be waited for."""
+    if case.query:
+        case.query.pop("follow", None)
+    match case.body:
+        case {"wait": _}:
+            case.body["wait"] = 0.0
+        case _:
+            pass
