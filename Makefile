@@ -9,7 +9,7 @@ SAY := @printf '\n%s\n'
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format images bench chaos compose lock sbom audit setup setup-dev clean
+.PHONY: help demo test lint format images bench chaos fuzz compose lock sbom audit setup setup-dev clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -54,6 +54,9 @@ bench: images ## the benchmarks, in their short form; `python -m bench NAME` run
 
 chaos: images setup-dev ## break everything at random for 20 minutes, then check every promise
 	@$(BIN)/python -m tests.chaos --seconds 1200 --json
+
+fuzz: setup-dev ## ask the whole API what schemathesis makes up, as everybody, for some minutes
+	@MOONYARD_FUZZ=30 $(BIN)/python -m pytest -q --timeout 3600 tests/orchestrator/test_schemathesis.py
 
 compose: images setup-dev ## build the image, and run all of compose.yaml with a job through it
 	@$(BIN)/python -m tests.compose

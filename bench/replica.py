@@ -45,7 +45,8 @@ def running(url: str, folder: Path) -> Generator[Replica]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**environment, "MOONYARD_DATABASE_URL": url, "PYTHONUNBUFFERED": "1"},
+            # What is measured is how much it can take, so no token of its own is held back.
+            env={**environment, "MOONYARD_DATABASE_URL": url, "MOONYARD_REQUEST_RATE": "0", "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
     try:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+from typing import Final, Literal
 
 import click
 
 from cli import settings
 from schema.errors import MoonyardError
 
+PASSWORD_LENGTH_MAXIMUM: Final = 1024
+
 
 @click.group()
 def db() -> None:
-    """Upgrade or check the database's schema, or open psql."""
+    """Upgrade or check the database's schema, make logins of it, or open psql."""
 
 
 @db.command(short_help="Run the migrations that the database lacks.")
@@ -45,6 +49,46 @@ def check(*, database_url: str | None) -> None:
     if current != head:
         raise database.schema_version_wrong(url, current, head)
     click.echo(f"the database has schema version {head}, as this Moonyard needs")
+
+
+@db.command("add-login", short_help="Make a login of the database that may do no more than it needs.")
+@click.argument("name")
+@click.option(
+    "--role",
+    type=click.Choice(["orchestrator", "operator", "reader"]),
+    default="orchestrator",
+    show_default=True,
+    help="What it may do: what an orchestrator needs; `control` and `inspect` in psql; `inspect` alone.",
+)
+@click.option("--no-password", is_flag=True, help="Postgres lets it in by something else: a certificate, a local user.")
+@settings.setting("database_url")
+def add_login(
+    name: str, *, role: Literal["orchestrator", "operator", "reader"], no_password: bool, database_url: str | None
+) -> None:
+    """Make a login NAME of the database that may do what a role needs, or give that role to one that is there.
+
+    Its password is in MOONYARD_LOGIN_PASSWORD, or is asked for, or is the first line of stdin. `--database-url` names
+    the database with a user that may make logins: its owner with CREATEROLE, or a superuser.
+    """
+    from schema import database
+
+    url = _required(database_url)
+    is_new = database.add_login(url, name, role, None if no_password else _password())
+    click.echo(f"login `{name}` {'is made' if is_new else 'was there'}: it has role moonyard_{role}")
+
+
+def _password() -> str:
+    password = os.environ.get("MOONYARD_LOGIN_PASSWORD") or ""
+    if not password and sys.stdin.isatty():
+        password = click.prompt("password", hide_input=True, confirmation_prompt=True, err=True)
+    password = password or sys.stdin.readline(PASSWORD_LENGTH_MAXIMUM).rstrip("\r\n")
+    if not password:
+        raise MoonyardError(
+            "a login needs a password, and none was given",
+            code="password_missing",
+            hint="MOONYARD_LOGIN_PASSWORD holds it, or stdin; --no-password where Postgres asks for none.",
+        )
+    return password
 
 
 @db.command(short_help="Open psql on the database.")

@@ -12,6 +12,7 @@ from typing import Final
 from schema.errors import MoonyardError
 
 DATABASE: Final = "moonyard"
+REPLICA: Final = "moonyard_replica"
 _PASSABLE: Final = stat.S_IXGRP | stat.S_IXOTH
 
 
@@ -40,6 +41,14 @@ def postgres(folder: Path) -> Generator[str]:
         yield server.get_uri(DATABASE)
     finally:
         server.cleanup()
+
+
+def as_replica(url: str) -> str:
+    """Make the login of this machine's orchestrators, who may not change the schema, and give its URL."""
+    from schema import database
+
+    database.add_login(url, REPLICA, "orchestrator", None)
+    return url.replace("//postgres:@", f"//{REPLICA}@", 1)
 
 
 def psql_program() -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
@@ -24,9 +25,12 @@ from schema.hooks import (
     HookKind,
     HookList,
     HookRotate,
+    HookRules,
     HookTest,
     HookTested,
 )
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 SHOWN_MAXIMUM: Final = 10
 """Of deliveries, by `show`."""
@@ -36,6 +40,54 @@ _WHERE: Final[dict[HookKind, str]] = {
     "gitea": "Settings, Webhooks, Add Webhook, Gitea or Forgejo: Target URL, Secret",
     "generic": "whoever sends signs as Standard Webhooks says: docs/webhooks.md has a script",
 }
+
+
+def _rules(command: Decorated) -> Decorated:
+    """Declare the options that say what starts a job, and what its inputs are."""
+    for option in reversed(
+        [
+            click.option(
+                "--event",
+                "events",
+                multiple=True,
+                help="An event that starts a job, such as push; may be repeated. [default: push]",
+            ),
+            click.option(
+                "--branch",
+                "branches",
+                multiple=True,
+                help="A branch, or a pattern such as 'release/*'; may be repeated.",
+            ),
+            click.option("--tag", "tags", multiple=True, help="A tag, or a pattern such as 'v*'; may be repeated."),
+            click.option(
+                "--input",
+                "inputs",
+                multiple=True,
+                metavar="NAME=PATH",
+                help="Where an input is in what is sent, such as ref=pull_request.head.ref; may be repeated.",
+            ),
+            click.option(
+                "--constant",
+                "constants",
+                multiple=True,
+                metavar="NAME=VALUE",
+                help="An input's value; may be repeated.",
+            ),
+            click.option(
+                "--drafts/--no-drafts",
+                default=None,
+                help="Whether pull requests that are drafts start jobs. [default: no]",
+            ),
+            click.option(
+                "--forks",
+                type=click.Choice(["refuse", "allow"]),
+                help="Whether pull requests of other repositories start jobs: anybody's commands, then. "
+                "[default: refuse]",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -52,32 +104,7 @@ def hook() -> None:
 @click.option(
     "--kind", type=click.Choice(["github", "gitlab", "gitea", "generic"]), required=True, help="Who sends, and how."
 )
-@click.option(
-    "--event",
-    "events",
-    multiple=True,
-    help="An event that starts a job, such as push; may be repeated. [default: push]",
-)
-@click.option(
-    "--branch", "branches", multiple=True, help="A branch, or a pattern such as 'release/*'; may be repeated."
-)
-@click.option("--tag", "tags", multiple=True, help="A tag, or a pattern such as 'v*'; may be repeated.")
-@click.option(
-    "--input",
-    "inputs",
-    multiple=True,
-    metavar="NAME=PATH",
-    help="Where an input is in what is sent, such as ref=pull_request.head.ref; may be repeated.",
-)
-@click.option("--constant", "constants", multiple=True, metavar="NAME=VALUE", help="An input's value; may be repeated.")
-@click.option("--drafts", is_flag=True, help="Pull requests that are drafts start jobs, too.")
-@click.option(
-    "--forks",
-    type=click.Choice(["refuse", "allow"]),
-    default="refuse",
-    show_default=True,
-    help="Whether pull requests of other repositories start jobs: anybody's commands, then.",
-)
+@_rules
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("orchestrator")
 def create(
@@ -90,8 +117,8 @@ def create(
     tags: tuple[str, ...],
     inputs: tuple[str, ...],
     constants: tuple[str, ...],
-    drafts: bool,
-    forks: HookForks,
+    drafts: bool | None,
+    forks: HookForks | None,
     as_json: bool,
     orchestrator: tuple[str, ...],
 ) -> None:
@@ -110,8 +137,8 @@ def create(
         events=list(events),
         branches=list(branches),
         tags=list(tags),
-        drafts=drafts,
-        forks=forks,
+        drafts=bool(drafts),
+        forks=forks or "refuse",
         inputs=parse_inputs(inputs),
         constants=dict(parse_inputs(constants)),
     )
@@ -120,8 +147,7 @@ def create(
         return await client.post("/v1/hooks", Hook, message), client.address
 
     made, address = connection.ask(orchestrator, ask)
-    if made.warning is not None:
-        click.echo(f"warning: {made.warning}", err=True)
+    _warn(made)
     if as_json:
         click.echo(msgspec.json.encode(made).decode())
         return
@@ -130,6 +156,54 @@ def create(
     click.echo(f"secret  {made.secret}")
     click.echo(f"hint: at the forge: {_WHERE[kind]}", err=True)
     click.echo("hint: The secret is shown once. The URL is as this command reaches the orchestrator.", err=True)
+
+
+@hook.command(short_help="Give a hook other rules.")
+@click.argument("name")
+@_rules
+@click.option(
+    "--clear",
+    multiple=True,
+    type=click.Choice(["events", "branches", "tags", "inputs", "constants"]),
+    help="Take away all of these that it has; may be repeated.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@settings.setting("orchestrator")
+def change(
+    name: str,
+    *,
+    events: tuple[str, ...],
+    branches: tuple[str, ...],
+    tags: tuple[str, ...],
+    inputs: tuple[str, ...],
+    constants: tuple[str, ...],
+    drafts: bool | None,
+    forks: HookForks | None,
+    clear: tuple[str, ...],
+    as_json: bool,
+    orchestrator: tuple[str, ...],
+) -> None:
+    """Change what starts a job by the hook NAME, or its inputs; its URL and secret stay.
+
+    What is given takes the place of all that the hook has of that kind; of the other kinds it keeps what it has.
+    """
+
+    async def ask(client: Client) -> Hook:
+        found = await client.get(_path(name), Hook)
+        message = HookRules(
+            events=list(events) or ([] if "events" in clear else found.events),
+            branches=list(branches) or ([] if "branches" in clear else found.branches),
+            tags=list(tags) or ([] if "tags" in clear else found.tags),
+            drafts=found.drafts if drafts is None else drafts,
+            forks=forks or found.forks,
+            inputs=parse_inputs(inputs) or ({} if "inputs" in clear else found.inputs),
+            constants=dict(parse_inputs(constants)) or ({} if "constants" in clear else found.constants),
+        )
+        return await client.post(f"{_path(name)}/change", Hook, message)
+
+    changed = connection.ask(orchestrator, ask)
+    _warn(changed)
+    _say(changed, f"hook {name} is changed", as_json=as_json)
 
 
 @hook.command("list")
@@ -346,6 +420,11 @@ def _state(found: Hook) -> str:
 
 def _path(name: str) -> str:
     return f"/v1/hooks/{connection.in_path('hook', name)}"
+
+
+def _warn(found: Hook) -> None:
+    if found.warning is not None:
+        click.echo(f"warning: {found.warning}", err=True)
 
 
 def _say(found: Hook, text: str, *, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,10 +12,10 @@ import anyio
 import click
 
 from cli import connection, settings
-from schema.client import Client
+from schema.client import Client, OrchestratorRefused
 from schema.errors import MoonyardError
 from schema.plugins import PluginReference
-from schema.wire import PluginList, PluginShown
+from schema.wire import PluginShown
 
 if TYPE_CHECKING:
     from runner.reference.description import Module
@@ -25,6 +25,7 @@ EDITOR_SETTINGS: Final = ".luarc.json"
 IGNORED: Final = ".gitignore"
 OWN_PLUGINS: Final = "plugins"
 """The folder of a project with the folders of its own plugins."""
+NOT_FOUND: Final = 404
 IGNORED_LINES: Final = (".moonyard/",)
 _TEMPLATE: Final = Path(__file__).with_name("first_pipeline.lua")
 
@@ -43,11 +44,13 @@ class ProjectRefused(MoonyardError):
     metavar="NAME,...",
     help="The plugins that the pipeline names; may be repeated.",
 )
+@settings.setting("orchestrator")
 @settings.setting("plugin_folder")
-def init(folder: Path, plugins: tuple[str, ...], plugin_folder: Path | None) -> None:
+def init(folder: Path, plugins: tuple[str, ...], orchestrator: tuple[str, ...], plugin_folder: Path | None) -> None:
     """Make a project in FOLDER, or here: a pipeline that runs, settings and stubs for the Lua language server.
 
-    What is there already is left as it is, but for the stubs, which are written anew.
+    What is there already is left as it is, but for the stubs, which are written anew. A plugin that is not on this
+    machine is asked for at the orchestrator.
 
     \b
     Examples:
@@ -56,8 +59,10 @@ def init(folder: Path, plugins: tuple[str, ...], plugin_folder: Path | None) -> 
     """
     from runner.reference import stubs
 
-    known = anyio.run(_descriptions, plugin_folder, folder)
-    named = _named(plugins, [plugin.name for plugin in known])
+    known = anyio.run(descriptions, plugin_folder, folder)
+    names = [name.strip() for text in plugins for name in text.split(",") if name.strip()]
+    known += _from_orchestrator(orchestrator, [name for name in names if name not in {one.name for one in known}])
+    named = _named(names, [plugin.name for plugin in known])
     _make(folder)
     _put(folder / PIPELINE, first_pipeline(folder, named))
     _put(folder / EDITOR_SETTINGS, stubs.settings_text())
@@ -70,22 +75,18 @@ def init(folder: Path, plugins: tuple[str, ...], plugin_folder: Path | None) -> 
 
 @click.command("stubs", short_help="Write the stubs anew that an editor reads.")
 @click.argument("folder", default=".", type=click.Path(path_type=Path))
-@click.option("--pushed", is_flag=True, help="Of the plugins that were pushed to the orchestrator, too.")
-@settings.setting("orchestrator")
 @settings.setting("plugin_folder")
-def stubs(folder: Path, *, pushed: bool, orchestrator: tuple[str, ...], plugin_folder: Path | None) -> None:
+def stubs(folder: Path, *, plugin_folder: Path | None) -> None:
     """Write the stubs of all modules and plugins into FOLDER/.moonyard/stubs, where a project's .luarc.json looks.
 
-    Plugins are those that ship, those in `plugin_folder`, those in FOLDER/plugins, and with --pushed those that were
-    pushed. An upgrade of Moonyard, or a new version of a plugin, makes stubs new.
+    Plugins are those that ship, those in `plugin_folder` and those in FOLDER/plugins; `moonyard plugin sync` also asks
+    an orchestrator for those that pipelines use. An upgrade of Moonyard, or a new version of a plugin, makes stubs new.
     """
     from runner.reference import stubs as reference
 
     if not folder.is_dir():
         raise ProjectRefused(f"`{folder}` is no folder", hint="`moonyard init FOLDER` makes one.")
-    known = anyio.run(_descriptions, plugin_folder, folder)
-    if pushed:
-        known += connection.ask(orchestrator, lambda client: _pushed(client, {plugin.name for plugin in known}))
+    known = anyio.run(descriptions, plugin_folder, folder)
     click.echo(f"wrote {write_stubs(folder, known)} stubs to {folder / reference.FOLDER}")
     if not (folder / EDITOR_SETTINGS).is_file():
         click.echo(f"there is no {EDITOR_SETTINGS} in {folder}: `moonyard init {folder}` writes one", err=True)
@@ -123,7 +124,7 @@ def first_pipeline(folder: Path, plugins: Sequence[str]) -> str:
     return _TEMPLATE.read_text(encoding="utf-8").replace("@NAME@", name).replace("  -- @PLUGINS@\n", f"{lines}\n")
 
 
-async def _descriptions(plugin_folder: Path | None, folder: Path) -> list[Module]:
+async def descriptions(plugin_folder: Path | None, folder: Path) -> list[Module]:
     """Find out what the plugins of this machine declare: those that ship, of the setting, and of the project."""
     from plugins import folders, sources
     from runner.reference import plugin as reference
@@ -141,18 +142,35 @@ async def _descriptions(plugin_folder: Path | None, folder: Path) -> list[Module
         ]
 
 
-async def _pushed(client: Client, known: Collection[str]) -> list[Module]:
-    """Ask an orchestrator what the newest versions declare of the plugins that it has, and this machine has not."""
+async def pushed(client: Client, wanted: Mapping[str, str | None]) -> dict[str, Module]:
+    """Ask an orchestrator what plugins declare, each in the newest version of a range; give those that it has."""
     from runner.reference import plugin as reference
 
-    listed = await client.get("/v1/plugins", PluginList)
-    names = dict.fromkeys(plugin.name for plugin in listed.plugins if plugin.name not in known)
-    shown = [await client.get(f"/v1/plugins/{connection.in_path('plugin', name)}", PluginShown) for name in names]
-    return [reference.module(one.description) for one in shown]
+    found: dict[str, Module] = {}
+    for name, version in wanted.items():
+        query = {} if version is None else {"version": version}
+        try:
+            path = f"/v1/plugins/{connection.in_path('plugin', name)}"
+            found[name] = reference.module((await client.get(path, PluginShown, query=query)).description)
+        except OrchestratorRefused as refusal:
+            if refusal.status != NOT_FOUND:
+                raise
+    return found
 
 
-def _named(given: Sequence[str], known: Sequence[str]) -> list[str]:
-    names = [name.strip() for text in given for name in text.split(",") if name.strip()]
+def _from_orchestrator(orchestrator: tuple[str, ...], names: Sequence[str]) -> list[Module]:
+    """Ask the user's orchestrator, if there is one, for plugins that this machine has not."""
+    if not names:
+        return []
+    try:
+        found = connection.ask(orchestrator, lambda client: pushed(client, dict.fromkeys(names)))
+    except MoonyardError as error:
+        click.echo(f"no orchestrator could be asked for {', '.join(names)}: {error.message}", err=True)
+        return []
+    return list(found.values())
+
+
+def _named(names: Sequence[str], known: Sequence[str]) -> list[str]:
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)

@@ -37,6 +37,10 @@ COMMANDS: Final = {
     "logs": "cli.jobs:logs",
     "cancel": "cli.jobs:cancel",
     "retry": "cli.jobs:retry",
+    "approvals": "cli.approval:approvals",
+    "approve": "cli.approval:approve",
+    "refuse": "cli.approval:refuse",
+    "protection": "cli.approval:protection",
     "shell": "cli.shell:shell",
     "release": "cli.shell:release",
     "pause": "cli.queue:pause",
@@ -60,6 +64,7 @@ COMMANDS: Final = {
     "group": "cli.group:group",
     "role": "cli.role:role",
     "token": "cli.token:token",
+    "audit": "cli.audit:audit",
 }
 
 

@@ -24,6 +24,7 @@ from schema.tracing import Tracer
 @settings.setting("port")
 @settings.setting("lease_seconds")
 @settings.setting("keep_days")
+@settings.setting("keep_audit_days")
 @settings.setting("cache_size")
 @settings.setting("cache_pipeline_budget")
 @settings.setting("cache_days")
@@ -48,6 +49,7 @@ def orchestrator(
     port: int,
     lease_seconds: float,
     keep_days: float | None,
+    keep_audit_days: float | None,
     cache_size: int,
     cache_pipeline_budget: int,
     cache_days: float,
@@ -91,6 +93,7 @@ def orchestrator(
         port=port,
         lease_seconds=lease_seconds,
         keep_days=keep_days,
+        keep_audit_days=keep_audit_days,
         cache_size=cache_size,
         cache_pipeline_budget=cache_pipeline_budget,
         cache_days=cache_days,

@@ -9,7 +9,7 @@ import anyio
 import click
 import msgspec
 
-from cli import connection, settings
+from cli import connection, plugin_sync, settings
 from cli import test as test_command
 from cli.tables import age, print_json, print_table
 from plugins import folders, sources
@@ -122,6 +122,9 @@ def push(folder: Path, *, as_json: bool, orchestrator: tuple[str, ...]) -> None:
     else:
         what = "unchanged" if pushed.unchanged else "pushed"
         click.echo(f"{what} {pushed.name} {pushed.version}  hash {pushed.sha256[:12]}")
+
+
+plugin.add_command(plugin_sync.sync)
 
 
 async def _local_list(plugin_folder: Path | None) -> list[PluginVersion]:

@@ -288,6 +288,9 @@ SETTINGS: Final[dict[str, Setting]] = {
         "How many days jobs are kept after they ended, with their logs and artifacts; by default for ever.",
         type=click.FloatRange(0, min_open=True),
     ),
+    "keep_audit_days": Setting(
+        "How many days rows of the audit are kept, 30 at least; by default for ever.", type=click.FloatRange(30)
+    ),
     "drain_seconds": Setting(
         "How long running jobs may go on after a runner was told to stop.",
         type=click.FloatRange(0),

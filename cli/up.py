@@ -75,11 +75,13 @@ def up(
         stack.enter_context(_only_one(state_folder))
         _check_ports(range(port, port + replicas))
         keys = _secret_keys(state_folder, secret_key_file, secret_key_command)
+        is_embedded = database_url is None
         if database_url is None:
             _say("postgres", "starting the embedded one ...")
             database_url = stack.enter_context(embedded.postgres(state_folder / "postgres"))
         _migrate(database_url)
-        installation = Installation(database_url, state_folder, port, replicas, capacity, log_format, keys)
+        replica_url = embedded.as_replica(database_url) if is_embedded else database_url
+        installation = Installation(database_url, replica_url, state_folder, port, replicas, capacity, log_format, keys)
 
         async def go() -> None:
             with single_error():
@@ -155,6 +157,7 @@ class Installation:
     def __init__(
         self,
         database_url: str,
+        replica_url: str,
         state_folder: Path,
         port: int,
         replicas: int,
@@ -163,6 +166,7 @@ class Installation:
         keys: dict[str, str],
     ) -> None:
         self._database_url = database_url
+        self._replica_url = replica_url
         self._keys = keys
         self._state_folder = state_folder
         self._runner_folder = state_folder / "runner"
@@ -204,7 +208,7 @@ class Installation:
                 f"orchestrator:{port}",
                 [*_moonyard(), "orchestrator", "--host", "127.0.0.1", "--port", str(port)],
                 # The URL may hold a password, and an argument can be read by everybody.
-                self._environment | {"MOONYARD_DATABASE_URL": self._database_url} | self._keys,
+                self._environment | {"MOONYARD_DATABASE_URL": self._replica_url} | self._keys,
                 stop_seconds=STOP_SECONDS,
             )
             for port in self._ports

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler
+from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
 from orchestrator import addresses, jobs, origins, parts
 from orchestrator.authentication import Identity
@@ -63,7 +63,7 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     :raises Forbidden: when its token is of another kind than the route is for, or its permission is held for nothing.
     """
     access = handler.opt.get(KEY)
-    if access != "runner" and connection.scope["method"] not in _READING:
+    if access != "runner" and isinstance(handler, HTTPRouteHandler) and not handler.http_methods <= _READING:
         origins.address.set(addresses.client_address(connection))
     if access == "public":
         return

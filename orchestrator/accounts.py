@@ -85,7 +85,7 @@ async def group_create(database: Database, name: str, actor: str) -> Group:
 
     :raises Conflict: when the name is taken.
     """
-    _check_name("group", name)
+    _check_name("group", name, code="group_name_invalid")
     if await database.value(sql.GROUP_CREATE, uuid7(), name, actor) is None:
         raise Conflict(f"there is a group `{name}` already", code="group_exists")
     return await _group(database, name)
@@ -146,7 +146,7 @@ async def role_create(database: Database, message: RoleCreate, actor: str) -> Ro
     :raises RequestInvalid: for a permission that there is not.
     :raises Conflict: when the name is taken, also by a role that comes along.
     """
-    _check_name("role", message.name)
+    _check_name("role", message.name, code="role_name_invalid")
     permissions = rights.check_permissions(message.permissions)
     if not permissions:
         raise RequestInvalid("a role has at least one permission", code="role_invalid")
@@ -265,11 +265,11 @@ async def _group(database: Database, name: str) -> Group:
     return _shown_group(row)
 
 
-def _check_name(what: str, name: str) -> None:
+def _check_name(what: str, name: str, *, code: str) -> None:
     if not _NAME.fullmatch(name):
         raise RequestInvalid(
             f"{name[:40]!r} cannot be the name of a {what}",
-            code=f"{what}_name_invalid",
+            code=code,
             hint="It has up to 100 lower-case letters, digits, `.`, `_` and `-`, and begins with one of the first two.",
         )
 

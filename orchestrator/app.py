@@ -19,6 +19,7 @@ from orchestrator.problems import Refusal
 from orchestrator.refusals import NOBODY, Refused
 from orchestrator.routes import (
     accounts,
+    approvals,
     audit,
     bindings,
     caches,
@@ -56,6 +57,7 @@ ROUTES: Final = (
     plugins,
     http_limits,
     hooks,
+    approvals,
 )
 
 
@@ -87,13 +89,14 @@ def create(parts: Parts) -> Litestar:
 def _answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer what ended a request, and note for the audit what was refused for who asked."""
     if isinstance(error, Refusal) and error.is_of_rights:
-        identity = request.scope.get("auth")
-        route = request.scope.get("path_template", request.scope["path"])
+        scope = request.scope
+        identity = scope["auth"] if "auth" in scope else None  # noqa: SIM401  # `get` has no type in a scope
+        route = scope["path_template"] if "path_template" in scope else scope["path"]
         refused = Refused(
             actor=identity.actor if isinstance(identity, Identity) else NOBODY,
             address=addresses.client_address(request),
             action=f"{request.method} {route}",
-            subject=error.subject or request.scope["path"],
+            subject=error.subject or scope["path"],
             code=error.code,
             message=error.message,
         )

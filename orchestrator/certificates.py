@@ -14,6 +14,7 @@ from typing import Final, cast
 import anyio
 import anyio.to_thread
 
+from orchestrator.settings import EdgeSettings
 from schema.errors import MoonyardError
 
 log: Final = logging.getLogger(__name__)
@@ -29,6 +30,14 @@ class CertificateUnusable(MoonyardError):
     """Files of a certificate and its key that TLS cannot be spoken with."""
 
     code = "certificate_unusable"
+
+
+def of(settings: EdgeSettings) -> Certificate | None:
+    """Read the certificate that a replica is to show; None where it is to speak without TLS.
+
+    :raises CertificateUnusable: when the files cannot be used.
+    """
+    return None if settings.tls_certificate is None else Certificate(settings.tls_certificate, settings.tls_key)
 
 
 class Certificate:

@@ -22,6 +22,7 @@ from orchestrator.parts import Parts
 from orchestrator.problems import Conflict, Forbidden, Refusal, RequestInvalid
 from orchestrator.sealing import SecretDamaged, open_sealed
 from orchestrator.secrets import as_json, sealed, subject
+from orchestrator.sql import approvals as approvals_sql
 from orchestrator.sql import secrets as sql
 from schema import secrets
 from schema.definition import PipelineDefinition
@@ -51,7 +52,7 @@ async def deliver(
     if version is None:
         raise events.gone(job, attempt)
     # Before the transaction: in it, whoever waits for a second connection may wait for others that do the same.
-    names = _stage_names((await here.versions.get(version)).definition, asked.stage)
+    names = stage_names((await here.versions.get(version)).definition, asked.stage)
     async with here.database.transaction() as connection:
         held = await connection.fetchrow(sql.ATTEMPT_ASKING, job, attempt, identity.runner)
         if held is None:
@@ -113,6 +114,13 @@ async def _refusal(
             hint="Whoever may grant secrets looks at what changed, and runs: "
             f"moonyard grant confirm {held['pipeline']}",
         )
+    if asked.stage and await connection.fetchval(approvals_sql.IS_MISSING, job, stages, asked.stage, held["attempt"]):
+        return Forbidden(
+            f"secret `{asked.name}` is granted to stage `{asked.stage[:100]}`, which waits for an approval that nobody "
+            "has given",
+            code="approval_missing",
+            hint="`moonyard approvals` lists what waits.",
+        )
     if asked.use == "lua" and not found["readable"]:
         return Forbidden(
             f"secret `{asked.name}` may be put into a command's environment, and not be read by a script",
@@ -133,7 +141,7 @@ def _not_granted(asked: SecretAsk) -> Forbidden:
     )
 
 
-def _stage_names(definition: PipelineDefinition, stage: str) -> list[str]:
+def stage_names(definition: PipelineDefinition, stage: str) -> list[str]:
     """Give the names that a stage goes by: its own, and where it is one combination of a matrix, the file's.
 
     :raises RequestInvalid: when the pipeline has no such stage.

@@ -39,6 +39,7 @@ import msgspec
 from orchestrator import traces
 from orchestrator.database import Database, Row
 from orchestrator.notifications import PLACE_NONE, PLACE_UNKNOWN, Listener, Notifications
+from orchestrator.protections import Protections
 from orchestrator.sql import claims as sql
 from orchestrator.sql import jobs as jobs_sql
 from orchestrator.versions import Versions
@@ -104,11 +105,13 @@ class Dispatcher:
         database: Database,
         versions: Versions,
         notifications: Notifications,
+        protections: Protections,
         *,
         lease_seconds: float,
         tracer: Tracer | None = None,
     ) -> None:
         self._database = database
+        self._protections = protections
         self._versions = versions
         self._notifications = notifications
         self._lease_seconds = lease_seconds
@@ -279,6 +282,7 @@ class Dispatcher:
             trigger=None if row["trigger"] is None else msgspec.json.decode(row["trigger"], type=Trigger),
             keep_on_failure=row["keep_on_failure_seconds"],
             traceparent=traces.claimed(self._tracer, row, version.pipeline),
+            is_protected=self._protections.cover(version.pipeline),
         )
 
     async def _resume(self, row: Row) -> Resume:

@@ -14,7 +14,7 @@ from typing import Final
 import anyio
 import asyncpg
 
-from orchestrator import audit, leases, logins, releases, retention, schedules, shells
+from orchestrator import audit, leases, logins, protections, releases, retention, schedules, shells
 from orchestrator.parts import Parts
 from orchestrator.problems import StoreUnavailable
 from orchestrator.sql import blobs as blobs_sql
@@ -96,6 +96,7 @@ async def run(parts: Parts) -> None:
         tasks.start_soon(_repeat, "ending shells", SHELLS_SECONDS, end_shells)
         tasks.start_soon(_repeat, "noting the use of tokens", TOKENS_SECONDS, parts.authentication.note_uses)
         tasks.start_soon(_repeat, "looking for http limits", HTTP_LIMITS_SECONDS, parts.http_limits.look)
+        tasks.start_soon(_repeat, "looking for protections", protections.LOOK_SECONDS, parts.protections.look)
         tasks.start_soon(_repeat, "sealing the audit", AUDIT_SECONDS, seal)
         tasks.start_soon(_repeat, "telling the head of the audit", HEAD_SECONDS, tell_head)
         tasks.start_soon(_repeat, "removing what is old", SWEEP_SECONDS, sweep)

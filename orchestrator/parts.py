@@ -17,6 +17,7 @@ from orchestrator.hooks.deliveries import Deliveries
 from orchestrator.http_limits import HttpLimits
 from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
+from orchestrator.protections import Protections
 from orchestrator.record import Record
 from orchestrator.refusals import Refusals
 from orchestrator.settings import OrchestratorSettings
@@ -37,6 +38,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     record: Record
     submissions: Submissions
     http_limits: HttpLimits
+    protections: Protections
     hooks: Deliveries
     refusals: Refusals
     checker: Checker

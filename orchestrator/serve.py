@@ -17,7 +17,7 @@ import anyio
 import anyio.abc
 import anyio.to_thread
 
-from orchestrator import app, exposure, maintenance, requests, secrets
+from orchestrator import app, certificates, exposure, maintenance, requests, secrets
 from orchestrator.authentication import Authentication
 from orchestrator.blobs import Blobs, Objects
 from orchestrator.checking import Checker
@@ -29,10 +29,12 @@ from orchestrator.leaks import Leaks
 from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
 from orchestrator.parts import Parts
+from orchestrator.protections import Protections
 from orchestrator.record import Record
 from orchestrator.refusals import Refusals
 from orchestrator.server import Server
 from orchestrator.settings import OrchestratorSettings
+from orchestrator.sql import health as health_sql
 from orchestrator.submissions import Submissions
 from orchestrator.versions import Versions
 from schema import database as schema_database
@@ -75,6 +77,7 @@ async def run(
 
     :param with_parts: is called with the replica's parts before it listens.
     """
+    certificate = certificates.of(settings.edge)
     current, head = await anyio.to_thread.run_sync(schema_database.check, settings.database_url)
     if current != head:
         raise schema_database.schema_version_wrong(settings.database_url, current, head)
@@ -86,14 +89,30 @@ async def run(
         ):
             with_parts(parts)
             await secrets.warn_of_missing_keys(database, settings.secret_keys)
+            await _warn_of_rights(database)
             _warn_of_exposure(listening, settings)
-            server = Server(requests.watch(app.create(parts), parts.metrics, tracer, settings.edge), settings)
+            server = Server(
+                requests.watch(app.create(parts), parts.metrics, tracer, settings.edge), settings, certificate
+            )
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(server.look_after)
                 tasks.start_soon(_drain_when, stop, parts, server)
                 tasks.start_soon(_say_when_started, server, listening, started)
                 await server.serve(sockets=[listening])
                 tasks.cancel_scope.cancel()
+
+
+async def _warn_of_rights(database: Database) -> None:
+    """Say so where the replica has more rights in the database than it needs."""
+    found = await database.row(health_sql.RIGHTS)
+    if found is not None and (found["is_superuser"] or found["is_owner"]):
+        log.warning(
+            "%s is used as `%s`, %s: whoever took this replica over could change the schema, and the audit; "
+            "`moonyard db add-login` makes a login that may no more than a replica needs",
+            schema_database.described(database.url),
+            found["login"],
+            "a superuser" if found["is_superuser"] else "who owns the schema",
+        )
 
 
 @contextlib.asynccontextmanager
@@ -117,7 +136,10 @@ async def _parts(
     notifications = Notifications(database)
     versions = Versions(database)
     submissions = Submissions(database, versions, notifications)
-    dispatcher = Dispatcher(database, versions, notifications, lease_seconds=settings.lease_seconds, tracer=tracer)
+    protections = Protections(database)
+    dispatcher = Dispatcher(
+        database, versions, notifications, protections, lease_seconds=settings.lease_seconds, tracer=tracer
+    )
     metrics = Metrics(lambda: dispatcher.waiting_count)
     parts = Parts(
         settings=settings,
@@ -130,6 +152,7 @@ async def _parts(
         record=Record(database, notifications, Leaks(database, settings.secret_keys)),
         submissions=submissions,
         http_limits=HttpLimits(database),
+        protections=protections,
         hooks=Deliveries(
             database,
             submissions,
@@ -144,6 +167,7 @@ async def _parts(
         draining=anyio.Event(),
     )
     await parts.http_limits.look()
+    await parts.protections.look()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(notifications.listen_for_ever, name="listen")
         tasks.start_soon(notifications.send_for_ever, name="notify")

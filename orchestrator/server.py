@@ -33,21 +33,16 @@ FILES_BESIDE: Final = 256
 class Server(uvicorn.Server):
     """uvicorn without signal handlers of its own: what a signal means is decided in ``orchestrator.serve``."""
 
-    def __init__(self, application: ASGIApp, settings: OrchestratorSettings) -> None:
-        """Make a server.
-
-        :raises CertificateUnusable: when it is to speak TLS, and cannot.
-        """
+    def __init__(self, application: ASGIApp, settings: OrchestratorSettings, certificate: Certificate | None) -> None:
         edge = settings.edge
         files = _files_allowed(edge.connections)
         if not 0 < edge.connections <= files - FILES_BESIDE:
             edge = msgspec.structs.replace(edge, connections=max(1, files - FILES_BESIDE))
             log.info("up to %d clients may be connected: a process here may open %d files", edge.connections, files)
         self._connections = Connections(edge)
-        self._certificate: Certificate | None = None
+        self._certificate = certificate
         headers = list(requests.HEADERS_ALWAYS)
-        if edge.tls_certificate is not None:
-            self._certificate = Certificate(edge.tls_certificate, edge.tls_key)
+        if certificate is not None:
             headers.append(requests.STRICT_TRANSPORT)
         super().__init__(
             uvicorn.Config(

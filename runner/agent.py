@@ -22,6 +22,7 @@ import msgspec
 
 from runner import checkup, traces
 from runner import owner as owners
+from runner.approvals import OrchestratorApprovals
 from runner.artifact_stores import OrchestratorArtifacts
 from runner.cache_folder import CACHE_BYTES, CacheFolder
 from runner.cache_stores import OrchestratorCaches
@@ -296,6 +297,13 @@ class Agent:
             before_loss=self._note_loss,
             keeper=self._kept,
             secrets=OrchestratorSecrets(self._client, assignment.job, assignment.attempt),
+            approvals=OrchestratorApprovals(
+                self._client,
+                assignment.job,
+                assignment.number,
+                assignment.attempt,
+                is_protected=assignment.is_protected,
+            ),
         )
         running = RunningJob(job, assignment.attempt)
         for older in self._running.values():

@@ -28,6 +28,7 @@ import msgspec
 from plugins import Plugin
 from runner import kept_workspace
 from runner import owner as owners
+from runner.approvals import Approvals, NoApprovals
 from runner.caches import CacheStore, JobCaches
 from runner.containers import JobContainers
 from runner.engine.engine import Engine
@@ -124,10 +125,12 @@ class Job:
         before_loss: Callable[[], Awaitable[None]] | None = None,
         keeper: Keeper | None = None,
         secrets: SecretStore = NO_SECRETS,
+        approvals: Approvals | None = None,
     ) -> None:
         """Prepare.
 
         :param secrets: where the secrets come from that its pipeline may have.
+        :param approvals: what stages wait for; by default for nothing.
         :param plugins: where those come from that the order names, if it names any.
         :param keeper: takes over what is left of it, where that is wanted and it failed.
         :param before_loss: called before it is told that the attempt was lost, and so before it is run again.
@@ -138,6 +141,7 @@ class Job:
         self._owner = owner
         self._stream = stream
         self._artifacts = artifacts
+        self._approvals = approvals or NoApprovals()
         self._caches = caches
         self._web = web
         self._plugins = plugins
@@ -455,6 +459,7 @@ class Job:
         context: JobContext,
         whole: Stop,
     ) -> None:
+        await self._await_approval(stage, context)
         for tries_left in range(stage.retries, -1, -1):
             try:
                 await self._try_stage(stage, sandbox, facts, calls, context, whole)
@@ -477,6 +482,23 @@ class Job:
                 await self._pause(pause)
             else:
                 return
+
+    async def _await_approval(self, stage: StageDefinition, context: JobContext) -> None:
+        """Wait for somebody's yes, where the stage needs one.
+
+        :raises StageFailed: when it may not begin.
+        """
+        try:
+            await self._approvals.wait(stage, self._stream)
+        except anyio.get_cancelled_exc_class():
+            await skip(context, [stage])
+            raise
+        except MoonyardError as error:
+            self._losses.note(error)
+            failure = StageFailed(f"stage `{stage.name}` failed: {error.message}")
+            failure.__cause__ = error
+            await self._stream.stage(stage.name, "failed", error=failure.info)
+            raise failure from error
 
     async def _try_stage(
         self,

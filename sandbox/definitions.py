@@ -11,6 +11,7 @@ from typing import Any, Final, get_args
 
 from plugins import Plugin, versions
 from sandbox import locations, matrix, references
+from sandbox.approvals import ApprovalChecker
 from sandbox.caches import CacheChecker
 from sandbox.frames import Function, lua_type
 from sandbox.registries import RegistryChecker
@@ -80,8 +81,9 @@ STAGE_FIELDS: Final = (
     "when",
     "allow_failure",
     "cache",
+    "approval",
 )
-STAGES_FIELDS: Final = ("needs", "matrix", "when", "allow_failure", "cache")
+STAGES_FIELDS: Final = ("needs", "matrix", "when", "allow_failure", "cache", "approval")
 """What only stages in `stages` have."""
 CONTAINER_FIELDS: Final = ("pull", "read_only", *RIGHTS_FIELDS)
 """What only stages with a container of their own have."""
@@ -151,6 +153,13 @@ class _Checker:
         self._input_names: list[str] = []
         self._caches = CacheChecker(problem=self.problem, unknown_fields=self._unknown_fields)
         self._registries = RegistryChecker(problem=self.problem, unknown_fields=self._unknown_fields)
+        self._approvals = ApprovalChecker(
+            problem=self.problem,
+            unknown_fields=self._unknown_fields,
+            whole=self._whole,
+            duration=self._duration,
+            text=self._text,
+        )
         self._rights = RightsChecker(problem=self.problem, boolean=self._boolean)
         self._services = ServiceChecker(
             problem=self.problem,
@@ -160,10 +169,17 @@ class _Checker:
             rights=self._rights,
         )
 
-    def problem(self, path: locations.Path, message: str, hint: str | None = None, line: int | None = None) -> None:
+    def problem(
+        self,
+        path: locations.Path,
+        message: str,
+        hint: str | None = None,
+        line: int | None = None,
+        code: str = PipelineInvalid.code,
+    ) -> None:
         line = line or locations.line_of(self._lines, path)
         where = self._filename if line is None else f"{self._filename}:{line}"
-        self.problems.append(Problem(message=message, where=where, hint=hint))
+        self.problems.append(Problem(message=message, where=where, hint=hint, code=code))
 
     def pipeline(self, value: object) -> PipelineDefinition | None:
         if not isinstance(value, dict):
@@ -216,7 +232,7 @@ class _Checker:
     def requirements(self, required: Mapping[str, int]) -> None:
         """A plugin that is used has to be named, so that a reader sees at the end of a file what it reaches for."""
         for name, line in required.items():
-            if name not in self._plugins:
+            if name not in self._plugins and name not in self._plugin_problems:
                 words = ", ".join(f'"{plugin}"' for plugin in sorted({*self._plugins, name}))
                 self.problem(
                     ("plugins",),
@@ -399,7 +415,7 @@ class _Checker:
             name = reference.name
             plugin = self._known_plugins.get(name)
             if (why := self._plugin_problems.get(name)) is not None:
-                self.problem(path, why.message, why.hint)
+                self.problem(path, why.message, why.hint, code=why.code)
             elif plugin is None:
                 near = difflib.get_close_matches(name, self._known_plugins, n=1)
                 self.problem(
@@ -564,6 +580,7 @@ class _Checker:
                 inputs=self._input_names,
                 axes=combinations[0] if combinations else (),
             ),
+            approval=self._approvals.approval((*path, "approval"), label, table.get("approval")),
             line=line or (script.line if isinstance(script, Function) else None),
         )
 

@@ -33,6 +33,11 @@ class AuditPage(Answer, frozen=True, kw_only=True):
     entries: list[AuditEntry]
 
 
+class AuditHead(Answer, frozen=True, kw_only=True):
+    head: str | None
+    """The newest block's number and hash; None while there is no block."""
+
+
 class AuditVerified(Answer, frozen=True, kw_only=True):
     state: AuditState
     blocks: int

@@ -131,8 +131,15 @@ class Client:
         """The address that is asked first."""
         return self._addresses[self._current]
 
-    async def get(self, path: str, kind: type[Reply], *, query: Mapping[str, str | int] | None = None) -> Reply:
-        return await self._request("GET", path, kind, query=query)
+    async def get(
+        self,
+        path: str,
+        kind: type[Reply],
+        *,
+        query: Mapping[str, str | int] | None = None,
+        seconds: float = REQUEST_SECONDS,
+    ) -> Reply:
+        return await self._request("GET", path, kind, query=query, seconds=seconds)
 
     async def post(
         self, path: str, kind: type[Reply], body: msgspec.Struct | None = None, *, seconds: float = REQUEST_SECONDS

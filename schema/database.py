@@ -15,13 +15,13 @@ import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from psycopg import conninfo
+from psycopg import conninfo, sql
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import StaticPool
 
@@ -29,6 +29,8 @@ from schema.errors import MoonyardError
 
 CONNECT_SECONDS: Final = 5
 POSTGRES_VERSION_MINIMUM: Final = 15
+DatabaseRole = Literal["orchestrator", "operator", "reader"]
+"""What a login may do: docs/permissions.md."""
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK: Final = 0x6D6F6F6E79617264
 """The advisory lock's key: `moonyard` in ASCII."""
@@ -46,6 +48,7 @@ _URL: Final = re.compile(
     (?:\?(?:[^@/?\#=]+=[^?\#]*)?)?""",
     re.VERBOSE,
 )
+_LOGIN: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _LIBPQ_VARIABLES: Final = {
     "host": "PGHOST",
     "hostaddr": "PGHOSTADDR",
@@ -124,6 +127,48 @@ def upgrade(url: str, revision: str = "head") -> None:
                 hint="Make another, and name it in `database_url`: createdb --encoding UTF8 --template template0 NAME",
             )
         _migrate(connection, lambda config: command.upgrade(config, revision))
+
+
+def add_login(url: str, name: str, role: DatabaseRole, password: str | None) -> bool:
+    """Make a login with a role, or give one that is there that role and password; say whether it is new.
+
+    :param password: None where Postgres lets it in by something else: a certificate, the user of a local socket.
+    :raises DatabaseUnavailable: when the database cannot be reached.
+    :raises MoonyardError: when the name cannot be one, or whoever is connected may not make logins.
+    """
+    if not _LOGIN.fullmatch(name):
+        raise MoonyardError(
+            f"`{name[:63]}` cannot be the name of a login",
+            code="login_invalid",
+            hint="A name has up to 63 lower-case letters, digits and `_`, the first of them a letter.",
+        )
+    with _connection(url) as connection:
+        if _current(connection) != head():
+            raise schema_version_wrong(url, _current(connection), head())
+        found = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = %s", [name]).fetchone()
+        if found is not None and found[0]:
+            raise MoonyardError(
+                f"`{name}` is a superuser of {described(url)}: no role makes it less", code="login_invalid"
+            )
+        login, group = sql.Identifier(name), sql.Identifier(f"moonyard_{role}")
+        change = sql.SQL("ALTER ROLE {} LOGIN") if found is not None else sql.SQL("CREATE ROLE {} LOGIN")
+        statement: sql.Composed = change.format(login)
+        if password is not None:
+            # Hashed here: statements are logged.
+            hashed = connection.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256")
+            statement += sql.SQL(" PASSWORD {}").format(sql.Literal(hashed.decode()))
+        try:
+            with connection.transaction():
+                connection.execute("SELECT moonyard.grant_roles()")
+                connection.execute(statement)
+                connection.execute(sql.SQL("GRANT {} TO {}").format(group, login))
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject) as error:
+            raise MoonyardError(
+                f"whoever `database_url` names may not make logins of {described(url)} ({reason(error)})",
+                code="login_refused",
+                hint="A superuser may, or a user with CREATEROLE that owns the schema: docs/operations.md has the SQL.",
+            ) from error
+        return found is None
 
 
 def downgrade(url: str, revision: str) -> None:

@@ -125,6 +125,21 @@ class CacheDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """Whom it is shared with, with ``${input}`` for the values of inputs; None for all jobs of the pipeline."""
 
 
+APPROVAL_SECONDS: Final = 86400.0
+APPROVALS_MAXIMUM: Final = 10
+
+
+class ApprovalDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stage waits for before it begins: that somebody else than who submitted the job says yes."""
+
+    count: int = 1
+    """How many have to."""
+    message: str | None = None
+    """What they are told."""
+    timeout: float = APPROVAL_SECONDS
+    """Seconds; after them, the stage fails."""
+
+
 class StageDefinition(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     container: str | None = None
@@ -151,6 +166,7 @@ class StageDefinition(msgspec.Struct, frozen=True, kw_only=True):
     services: dict[str, ServiceDefinition] = {}
     """By name; they live for as long as a try of the stage."""
     cache: list[CacheDefinition] = []
+    approval: ApprovalDefinition | None = None
     line: int | None = None
 
     @property

@@ -21,6 +21,7 @@ PipelinePermission = Literal[
     "manage-secrets",
     "manage-queue",
     "manage-hooks",
+    "protect",
 ]
 InstallationPermission = Literal[
     "view-runners",
@@ -50,6 +51,7 @@ MEANINGS: Final[dict[Permission, str]] = {
     "manage-secrets": "set and remove its secrets, and say which secrets it may have",
     "manage-queue": "pause and resume it, change its schedules, forget its caches",
     "manage-hooks": "make and remove webhooks that start it",
+    "protect": "say which of its stages wait for an approval, whatever its file says",
     "view-runners": "list runners and plugins",
     "manage-runners": "make registration tokens, drain, bind and revoke runners",
     "push-plugins": "push plugins that all pipelines may name",
@@ -65,7 +67,7 @@ _OPERATOR: Final = _VIEWER | frozenset[Permission](
     {"run", "cancel", "shell", "approve", "manage-queue", "manage-runners", "read-metrics"}
 )
 _MAINTAINER: Final = _DEVELOPER | frozenset[Permission](
-    {"shell", "approve", "manage-secrets", "manage-queue", "manage-hooks", "push-plugins", "read-audit"}
+    {"shell", "approve", "manage-secrets", "manage-queue", "manage-hooks", "protect", "push-plugins", "read-audit"}
 )
 ROLES: Final[dict[Role, frozenset[Permission]]] = {
     "admin": frozenset(PERMISSIONS),

@@ -587,6 +587,8 @@ class Assignment(Answer, frozen=True, kw_only=True):
     traceparent: str | None = None
     """The trace that the attempt belongs to, as W3C Trace Context has it."""
     trigger: Trigger | None = None
+    is_protected: bool = False
+    """Its stages may have to be approved though its file says nothing of that: the runner asks before each."""
 
 
 class HttpCeiling(Answer, frozen=True, kw_only=True):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import subprocess
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 from aiohttp import web
@@ -25,8 +26,13 @@ class GitOverHttp:
 
 
 @asynccontextmanager
-async def git_over_http(folder: Path, *, user: str, password: str) -> AsyncGenerator[GitOverHttp]:
-    """Serve the repositories below a folder on all addresses of this machine; all but ``/public/`` takes a password."""
+async def git_over_http(
+    folder: Path, *, user: str, password: str, large_objects: Path | None = None
+) -> AsyncGenerator[GitOverHttp]:
+    """Serve the repositories below a folder on all addresses of this machine; all but ``/public/`` takes a password.
+
+    :param large_objects: a folder with what is in Git LFS, by its SHA-256.
+    """
     wanted = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -38,6 +44,10 @@ async def git_over_http(folder: Path, *, user: str, password: str) -> AsyncGener
             )
         if not is_known and not request.path.startswith("/public/"):
             return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="git"'})
+        if large_objects is not None and request.path.endswith("/info/lfs/objects/batch"):
+            return _batch(await request.json(), f"{request.scheme}://{request.host}/lfs/")
+        if large_objects is not None and request.path.startswith("/lfs/"):
+            return web.FileResponse(large_objects / request.path.removeprefix("/lfs/"))
         environment = {
             "GIT_PROJECT_ROOT": str(folder),
             "GIT_HTTP_EXPORT_ALL": "1",
@@ -72,3 +82,13 @@ async def git_over_http(folder: Path, *, user: str, password: str) -> AsyncGener
         yield server
     finally:
         await runner.cleanup()
+
+
+def _batch(asked: Mapping[str, Any], place: str) -> web.Response:
+    """Say where large objects are, as Git LFS's batch API has it."""
+    assert asked["operation"] == "download", "nothing is uploaded in tests"
+    objects = [
+        {"oid": one["oid"], "size": one["size"], "actions": {"download": {"href": place + one["oid"]}}}
+        for one in asked["objects"]
+    ]
+    return web.json_response({"transfer": "basic", "objects": objects}, content_type="application/vnd.git-lfs+json")

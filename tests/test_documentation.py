@@ -17,7 +17,7 @@ from cli import settings
 from cli.checks.findings import CODES
 from cli.main import moonyard
 from runner.modules import artifact
-from sandbox import caches, definitions, services
+from sandbox import caches, definitions, registries, services
 from sandbox.parent import WarmParent
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -121,6 +121,7 @@ def test_every_view_and_function_for_psql_is_documented():
         ("## The pipeline's fields", definitions.PIPELINE_FIELDS),
         ("### Inputs", definitions.INPUT_FIELDS),
         ("### Stages", definitions.STAGE_FIELDS),
+        ("## Private images", registries.REGISTRY_FIELDS),
         ("## Caches", caches.CACHE_FIELDS),
         ("## Services", (*services.SERVICE_FIELDS, *services.READY_FIELDS)),
     ],

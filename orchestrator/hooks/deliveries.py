@@ -242,7 +242,7 @@ class Deliveries:
                 number = await connection.fetchval(sql.NUMBER_OF_JOB, row["job_id"])
                 return self._again(known, found, row["job_id"], number)
             queued = await self._submissions.submit_within(connection, wanted)
-            await connection.execute(sql.DELIVERY_SUBMITTED, row["id"], queued.id, found.id)
+            await connection.execute(sql.DELIVERY_SUBMITTED, known.id, row["id"], queued.id, found.id)
         if queued.fresh:
             self._notifications.queued(queued.place)
         self._metrics.note_delivery("submitted")

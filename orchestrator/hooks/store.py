@@ -59,13 +59,21 @@ async def create(database: Database, master_keys: MasterKeys, message: HookCreat
         secret = await keys.make(connection, master_keys, hook, message.name, actor, 0.0)
         detail = _json({"pipeline": message.pipeline, "kind": message.kind})
         await connection.execute(sql.NOTE, actor, "create hook", f"hook {message.name}", detail)
-    warning = None
-    if message.forks == "allow" and await database.value(sql.PIPELINE_HAS_GRANTS, message.pipeline):
-        warning = (
-            f"pipeline `{message.pipeline}` was granted secrets, and this hook runs it for pull requests of forks: "
-            "whoever opens one has commands of theirs run beside those secrets"
-        )
+    warning = await _warning(database, message, message.pipeline)
     return msgspec.structs.replace(await get(database, message.name), secret=secret, warning=warning)
+
+
+async def change(database: Database, name: str, message: HookRules, actor: str) -> Hook:
+    """Give a hook other rules, instead of all that it has; its URL and secrets stay.
+
+    :raises RequestInvalid: when what is asked for makes no sense.
+    :raises NotFound: when there is none of that name.
+    """
+    hook = await get(database, name)
+    pipeline = await pipelines.find(database, hook.pipeline, None)
+    rules.check(message, decode_definition(pipeline["definition"]))
+    await database.rows(sql.CHANGE, name, _json(message), actor)
+    return msgspec.structs.replace(await get(database, name), warning=await _warning(database, message, hook.pipeline))
 
 
 async def listed(database: Database, visible: Visible) -> HookList:
@@ -135,6 +143,15 @@ async def rotate(database: Database, master_keys: MasterKeys, name: str, message
         detail = _json({"pipeline": hook.pipeline, "overlap": message.overlap})
         await connection.execute(sql.NOTE, actor, "rotate hook", f"hook {name}", detail)
     return msgspec.structs.replace(await get(database, name), secret=secret)
+
+
+async def _warning(database: Database, message: HookRules, pipeline: str) -> str | None:
+    if message.forks != "allow" or not await database.value(sql.PIPELINE_HAS_GRANTS, pipeline):
+        return None
+    return (
+        f"pipeline `{pipeline}` was granted secrets, and this hook runs it for pull requests of forks: "
+        "whoever opens one has commands of theirs run beside those secrets"
+    )
 
 
 def unknown(name: str) -> NotFound:

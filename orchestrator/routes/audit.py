@@ -14,7 +14,7 @@ from orchestrator import audit, parts
 from orchestrator.access import needs
 from orchestrator.audit import AuditFilter
 from orchestrator.problems import RequestInvalid
-from schema.audit import PAGE_MAXIMUM, AuditPage, AuditResult, AuditVerified
+from schema.audit import PAGE_MAXIMUM, AuditHead, AuditPage, AuditResult, AuditVerified
 from schema.wire import EVENTS_MEDIA_TYPE
 
 AnyRequest = Request[Any, Any, Any]
@@ -57,6 +57,12 @@ async def audit_stream(
     return Stream(lines, media_type=EVENTS_MEDIA_TYPE, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
+@get("/v1/audit/head", opt=needs("read-audit"), tags=["audit"])
+async def audit_head(request: AnyRequest) -> AuditHead:
+    """Give the chain's head: the newest block's number and hash."""
+    return AuditHead(head=await audit.head(parts.of(request).database))
+
+
 @get("/v1/audit/verify", opt=needs("read-audit"), tags=["audit"])
 async def audit_verify(request: AnyRequest, head: FromQuery[str | None] = None) -> AuditVerified:
     """Verify the whole chain, and that it has a block that was noted once: `head`, such as `17:0f3a...`."""
@@ -82,4 +88,4 @@ def _time(name: str, text: str | None) -> datetime | None:
     raise RequestInvalid(f"`{name}` is `{text[:40]}`, and has to be a time with its zone, such as 2026-11-24T18:00:00Z")
 
 
-HANDLERS: Final[list[HTTPRouteHandler]] = [audit_list, audit_stream, audit_verify]
+HANDLERS: Final[list[HTTPRouteHandler]] = [audit_list, audit_stream, audit_head, audit_verify]

@@ -20,6 +20,7 @@ from schema.hooks import (
     HookDeliveryList,
     HookList,
     HookRotate,
+    HookRules,
     HookTest,
     HookTested,
 )
@@ -70,6 +71,13 @@ async def hook_deliveries(request: AnyRequest, hook: FromPath[str]) -> HookDeliv
     """List the newest 100 deliveries of a hook, and what became of each."""
     await _managed(request, hook)
     return await store.deliveries(parts.of(request).database, hook)
+
+
+@post("/v1/hooks/{hook:str}/change", opt=needs("manage-hooks"), tags=["hooks"], status_code=200)
+async def hook_change(request: AnyRequest, hook: FromPath[str], data: JSONBody[HookRules]) -> Hook:
+    """Give a hook other rules, instead of all that it has; its URL and secrets stay."""
+    await _managed(request, hook)
+    return await store.change(parts.of(request).database, hook, data, parts.actor(request))
 
 
 @delete("/v1/hooks/{hook:str}", opt=needs("manage-hooks"), tags=["hooks"], status_code=200)
@@ -128,6 +136,7 @@ HANDLERS: Final[list[HTTPRouteHandler]] = [
     hook_list,
     hook_show,
     hook_deliveries,
+    hook_change,
     hook_remove,
     hook_pause,
     hook_resume,

@@ -49,6 +49,12 @@ ORDER BY delivery.id DESC
 LIMIT $2
 """
 
+# $1 name, $2 rules, $3 who wants it
+CHANGE: Final = """
+WITH changed AS (UPDATE moonyard.hooks SET rules = $2::jsonb WHERE name = $1 RETURNING id, name)
+SELECT id, moonyard.note($3, 'change hook', 'hook ' || name, $2::jsonb) FROM changed
+"""
+
 # $1 name, $2 who wants it
 REMOVE: Final = """
 WITH gone AS (DELETE FROM moonyard.hooks WHERE name = $1 RETURNING id, name, pipeline_id)
@@ -160,12 +166,12 @@ RETURNING id, job_id, submitted_at
 # A statement of its own after the one above: who waited there sees the row that it waited for, and not yet its job.
 NUMBER_OF_JOB: Final = "SELECT number FROM moonyard.jobs WHERE id = $1"
 
-# $1 delivery's row, $2 job, $3 delivery
+# $1 hook, $2 delivery's row, $3 job, $4 delivery
 DELIVERY_SUBMITTED: Final = """
 UPDATE moonyard.hook_deliveries
-SET result = 'submitted', submitted_at = now(), received_at = now(), job_id = $2, delivery = $3, reason = NULL,
+SET result = 'submitted', submitted_at = now(), received_at = now(), job_id = $3, delivery = $4, reason = NULL,
     error = NULL
-WHERE id = $1
+WHERE hook_id = $1 AND id = $2
 """
 
 # $1 hook, $2 key, $3 delivery, $4 event, $5 sender, $6 result, $7 reason, $8 error: of what started no job. One that
@@ -186,16 +192,16 @@ UPDATE moonyard.hooks SET refused = refused + 1, refused_at = now(), refused_why
 
 # $1 days, $2 how many
 DELIVERIES_REMOVE_OLD: Final = """
-DELETE FROM moonyard.hook_deliveries WHERE id IN (
-    SELECT id FROM moonyard.hook_deliveries WHERE received_at < now() - make_interval(secs => $1) LIMIT $2
+DELETE FROM moonyard.hook_deliveries WHERE (hook_id, id) IN (
+    SELECT hook_id, id FROM moonyard.hook_deliveries WHERE received_at < now() - make_interval(secs => $1) LIMIT $2
 )
 RETURNING id
 """
 
 # $1 how many of each hook stay, $2 how many go: the oldest of those that are too many.
 DELIVERIES_REMOVE_MANY: Final = """
-DELETE FROM moonyard.hook_deliveries WHERE id IN (
-    SELECT surplus.id
+DELETE FROM moonyard.hook_deliveries WHERE (hook_id, id) IN (
+    SELECT hook.id, surplus.id
     FROM moonyard.hooks AS hook
     CROSS JOIN LATERAL (
         SELECT id FROM moonyard.hook_deliveries WHERE hook_id = hook.id ORDER BY id DESC OFFSET $1 LIMIT $2

@@ -123,7 +123,8 @@ WHERE held.job_id = $1 AND held.number = $2 AND held.runner_id = $3 AND held.fin
 # The same. The row stays locked until the delivery is written down, so that no events are stored meanwhile which nobody
 # looked through for it.
 ATTEMPT_ASKING: Final = """
-SELECT job.number, pipeline.name AS pipeline, coalesce(held.secret_requests, 0) AS requests
+SELECT job.number, held.number AS attempt, pipeline.name AS pipeline,
+    coalesce(held.secret_requests, 0) AS requests
 FROM moonyard.attempts AS held
 JOIN moonyard.jobs AS job ON job.id = held.job_id
 JOIN moonyard.pipelines AS pipeline ON pipeline.id = job.pipeline_id

@@ -62,6 +62,15 @@ plugin.operation("build", {
       type = "string", pattern = "[%w/]+",
       description = "such as `linux/arm64`; what it runs has to work on the runner",
     },
+    cache = {
+      type = "string", pattern = "[%w][%w._:/-]*", length_maximum = 300,
+      description = "a repository of a registry that layers are kept in, whole and without a tag: what was built " ..
+        "there from the same is taken from it",
+    },
+    cache_write = {
+      type = "boolean", default = true,
+      description = "whether layers that `cache` has not are put there; `false` for builds that others are not to use",
+    },
     logins = LOGINS,
     tls_verify = TLS_VERIFY,
     timeout = TIMEOUT,
@@ -84,9 +93,20 @@ job.output("image", "registry.example.org/app@" .. made.digest)]],
   end
   local context = builder.path(call, "context", arguments.context)
   local words = {
-    "build", "--layers=false", "--tls-verify=" .. tostring(arguments.tls_verify), "--iidfile=/tmp/image",
-    "--tag=localhost/built",
+    "build", "--layers=" .. tostring(arguments.cache ~= nil), "--tls-verify=" .. tostring(arguments.tls_verify),
+    "--iidfile=/tmp/image", "--tag=localhost/built",
   }
+  if arguments.cache then
+    builder.registry(call, arguments.cache)
+    if arguments.cache:find(":[^/]*$") then
+      plugin.fail(
+        "argument_invalid", ("%s: `cache` names a repository, and %q has a tag"):format(call, arguments.cache),
+        "Write it without: registry.example.org/team/app-cache. Each layer is a tag in it."
+      )
+    end
+    words[#words + 1] = "--cache-from=" .. arguments.cache
+    words[#words + 1] = arguments.cache_write and "--cache-to=" .. arguments.cache or nil
+  end
   if arguments.file then
     words[#words + 1] = "--file=" .. builder.path(call, "file", arguments.file)
   end

@@ -359,18 +359,24 @@ def _environment(facts: dict[str, Any]) -> dict[str, str]:
 
 
 def config(
-    spec: ContainerSpec, resolved: str, settings: EngineSettings, owner: str, first: FirstProcess
+    spec: ContainerSpec,
+    resolved: str,
+    settings: EngineSettings,
+    owner: str,
+    first: FirstProcess,
+    call_filter: Path | None,
 ) -> dict[str, Any]:
     """Write a container's description in the engine's words.
 
     :param resolved: the image's full name after the image map.
+    :param call_filter: the file with the system calls that it may make, or None for the engine's own.
     """
     cpus = settings.cpus if spec.cpus is None else spec.cpus
     granted = spec.granted
     host: dict[str, Any] = {  # the engine's own JSON
         "Binds": [*_own_binds(spec, first), *granted.binds],
         **_network_mode(spec),
-        **_rights(granted),
+        **_rights(granted, call_filter),
         "PidsLimit": settings.pids,
         "LogConfig": {"Type": "none"},
         "ReadonlyRootfs": spec.read_only,
@@ -388,6 +394,8 @@ def config(
         "Env": [f"{name}={value}" for name, value in spec.env.items()],
         "User": spec.user or "",
         "StopTimeout": 0,
+        # What an image would have run again and again is no command of the job's, and takes a timer of the host's.
+        "Healthcheck": {"Test": ["NONE"]},
         "Labels": labels(owner, spec.job, spec.attempt, spec.kind),
         "HostConfig": host,
         **_endpoints(spec),
@@ -399,13 +407,14 @@ def _own_binds(spec: ContainerSpec, first: FirstProcess) -> list[str]:
     return [] if spec.kind == "service" else [f"{spec.workspace}:{WORKSPACE}:rw", *first.binds]
 
 
-def _rights(granted: Granted) -> dict[str, Any]:
+def _rights(granted: Granted, call_filter: Path | None) -> dict[str, Any]:
     if granted.privileged:
         return {"Privileged": True}
+    options = [] if call_filter is None else [f"seccomp={call_filter}"]
     return {
         "CapDrop": ["ALL"],
         "CapAdd": [*CAPABILITIES, *granted.capabilities],
-        "SecurityOpt": ["no-new-privileges"],
+        "SecurityOpt": ["no-new-privileges", *options],
         "Devices": [
             {"PathOnHost": device, "PathInContainer": device, "CgroupPermissions": "rwm"} for device in granted.devices
         ],

@@ -24,6 +24,7 @@ from aiodocker.stream import Stream
 
 from runner.engine import helper, limits, networks, processes, pull_failures, sockets
 from runner.engine.allowances import Allowances, Granted
+from runner.engine.call_filter import CallFilter
 from runner.engine.command_server import MOUNTED_AT, Folder, Server, is_missing_shell
 from runner.engine.connection import API_VERSION, Connection, check, describe, start
 from runner.engine.container import (
@@ -87,6 +88,7 @@ class Engine:
         self._map = ImageMap(settings.image_map)
         self._rules = ImageRules(settings.images_allowed, settings.images_denied)
         self._allowances = Allowances(settings.allow)
+        self._call_filter = CallFilter(connection, settings.state_folder)
         self._helper = helper.find()
         self._holds_limits: bool | None = None
         self._without_server: set[str] = set()
@@ -532,10 +534,9 @@ class Engine:
     ) -> DockerContainer:
         if _is_on_shared_bridge(spec):
             spec = msgspec.structs.replace(spec, network=await self._bridge.get())
+        described = config(spec, resolved, self.settings, self._owner, first, await self._call_filter.get())
         async with self._connection.reaching(f"making a container of `{spec.image}`"):
-            return await self._connection.docker.containers.create(
-                config(spec, resolved, self.settings, self._owner, first), name=name
-            )
+            return await self._connection.docker.containers.create(described, name=name)
 
     async def _undo(self, name: str) -> None:
         with (

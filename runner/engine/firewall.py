@@ -5,6 +5,9 @@ of isolation count away with any network that ends, for all others too, until th
 rule of our own, in a table where nobody's "accept" comes before it. It names bridges by how their names begin, stays
 where it is for all runners of the machine, and has no effect on anything else.
 
+Where clouds tell a machine its credentials (`169.254.169.254` and the like), no container gets to by TCP, whichever way
+the address leads: a rule for each drops such packets before they are routed.
+
 Between the ports of one bridge no packet is forwarded, unless the kernel was told to let iptables see those as well
 (`br_netfilter`): then the rule leaves them out. Elsewhere it has no such condition, for to name it turns that on.
 """
@@ -24,6 +27,9 @@ SECONDS: Final = 20.0
 _SEES_BRIDGED: Final = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _BETWEEN_OURS: Final = ("-i", f"{DEVICE_PREFIX}+", "-o", f"{DEVICE_PREFIX}+")
 _NOT_BRIDGED: Final = ("-m", "physdev", "!", "--physdev-is-bridged")
+_TELLS_CREDENTIALS: Final = ("169.254.0.0/16", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32")
+_BUT_NAMES: Final = ("-p", "tcp", "!", "--dport", "53")
+"""Some clouds have their name servers at the same addresses."""
 _FOLDERS: Final = "/usr/sbin:/sbin:/usr/local/sbin:/usr/bin:/bin"
 
 
@@ -42,6 +48,10 @@ def separate() -> bool:
     if wanted is careful:
         while _does(program, "-D", unwanted):
             pass
+    for network in _TELLS_CREDENTIALS:
+        wanted = ("PREROUTING", "-i", f"{DEVICE_PREFIX}+", "-d", network, *_BUT_NAMES, "-j", "DROP")
+        if not _does(program, "-C", wanted):
+            _run(program, "-I", wanted)
     return True
 
 

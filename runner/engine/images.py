@@ -183,6 +183,7 @@ class Images:
                     await self.private.note(resolved, image, pull.key)
                     await self.budget.note(resolved, image)
                 self._tasks.start_soon(self.budget.trim)
+                self._tasks.start_soon(self.private.prune)
             except (EngineLost, CredentialsUnusable, StateFolderUnusable) as error:
                 pull.error = error
             except DockerError as error:

@@ -19,6 +19,7 @@ _NAME: Final = re.compile(
     re.ASCII,
 )
 _NAME_LENGTH_MAXIMUM: Final = 255
+_ALL: Final = "/*"
 
 
 def full(image: str) -> str:
@@ -62,10 +63,23 @@ def registry(image: str) -> str:
 
 
 class ImageMap:
-    """Replaces image names before anything else looks at them."""
+    """Replaces image names before anything else looks at them.
+
+    A name that ends in ``/*`` stands for all images whose names in full begin like it, and ends in ``/*`` in what is
+    taken instead. A name without it goes before all of these, and a longer one of these before a shorter one. What was
+    replaced once is not replaced again.
+
+    :raises ImageNotFound: when a name is none that an image can have.
+    """
 
     def __init__(self, names: Mapping[str, str]) -> None:
-        self._names = {full(name): full(other) for name, other in names.items()}
+        self._names: dict[str, str] = {}
+        self._beginnings: dict[str, str] = {}
+        for name, other in names.items():
+            if name.endswith(_ALL) or other.endswith(_ALL):
+                self._beginnings[_beginning(name)] = _beginning(other)
+            else:
+                self._names[full(name)] = full(other)
 
     def resolve(self, image: str) -> str:
         """Give the full name of the image to take for the one that a user named.
@@ -73,4 +87,24 @@ class ImageMap:
         :raises ImageNotFound: when it is no name an image can have.
         """
         name = full(image)
-        return self._names.get(name, name)
+        if name in self._names:
+            return self._names[name]
+        fitting = [beginning for beginning in self._beginnings if name.startswith(beginning)]
+        longest = max(fitting, key=len, default="")
+        return full(self._beginnings[longest] + name[len(longest) :]) if longest else name
+
+
+def _beginning(written: str) -> str:
+    """Read ``registry.example/team/*``: give how names in full begin that it stands for.
+
+    :raises ImageNotFound: when no name in full can begin like that.
+    """
+    begins = written.removesuffix("*")
+    registry, *_ = begins.split("/")
+    is_registry = "." in registry or ":" in registry or registry == "localhost"
+    if not written.endswith(_ALL) or not is_registry or not _NAME.fullmatch(f"{begins}x"):
+        raise ImageNotFound(
+            f"`{written}` in the image map stands for no images",
+            hint='Where one name ends in `/*`, so does the other: "docker.io/*" = "registry.example/mirror/*".',
+        )
+    return begins

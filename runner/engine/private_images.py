@@ -128,7 +128,7 @@ class PrivateImages:
         """
         repository = names.repository(image)
         # Before it is noted that there is something private, nothing of it that is here can be.
-        here = (await self._here()).get(repository, set())
+        here = set[str]() if self.knows(image) else (await self._here()).get(repository, set())
         await anyio.to_thread.run_sync(self._begin, repository, here)
 
     async def note(self, image: str, image_id: str, key: str) -> None:
@@ -230,7 +230,7 @@ def repositories(facts: Mapping[str, Any]) -> set[str]:  # the engine's own JSON
     """Name the repositories that an image is in, as the engine describes it."""
     tags: list[str] = facts.get("RepoTags") or []
     digests: list[str] = facts.get("RepoDigests") or []
-    return {names.repository(name) for name in (*tags, *digests)}
+    return {names.repository(names.with_registry(name)) for name in (*tags, *digests)}  # Docker tells short names
 
 
 def _bare(image_id: str) -> str:

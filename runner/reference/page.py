@@ -204,6 +204,7 @@ TITLES: Final = {
     "moonyard.Ready": "Ready table",
     "moonyard.Registry": "Registry table",
     "moonyard.Cache": "Cache table",
+    "moonyard.Approval": "Approval table",
     "moonyard.Job": "Job table",
     "moonyard.Trigger": "Trigger",
     "moonyard.Error": "Error",

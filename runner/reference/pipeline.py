@@ -166,6 +166,15 @@ class Cache(msgspec.Struct, frozen=True, kw_only=True):
     """Who shares it, with `${name}` for the values of inputs; by default all jobs of the pipeline."""
 
 
+class Approval(msgspec.Struct, frozen=True, kw_only=True):
+    count: int = 1
+    """How many people have to say yes, 1 to 10; none of them submitted the job, or had it tried again."""
+    message: str | None = None
+    """What they are told."""
+    timeout: Duration | None = None
+    """How long the stage waits before it fails; by default 24 h."""
+
+
 class Stage(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     """Up to 100 letters, digits, `.`, `_`, `-`; each only once."""
@@ -201,6 +210,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the job goes on, and can succeed, when it fails."""
     cache: Cache | list[Cache] | None = None
     """Paths of the workspace that are kept for later jobs."""
+    approval: bool | Approval | None = None
+    """What it waits for before it begins: that somebody else than who submitted the job says yes."""
 
 
 class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,5 +266,19 @@ class Pipeline(msgspec.Struct, frozen=True, kw_only=True):
 PIPELINE: Final = lua_types.table(Pipeline, _NAME)
 TABLES: Final[tuple[Table, ...]] = tuple(
     lua_types.table(kind, _NAME)
-    for kind in (Pipeline, Stage, Input, Retries, Concurrency, Service, Ready, Registry, Cache, Job, Trigger, Error)
+    for kind in (
+        Pipeline,
+        Stage,
+        Input,
+        Retries,
+        Concurrency,
+        Service,
+        Ready,
+        Registry,
+        Cache,
+        Approval,
+        Job,
+        Trigger,
+        Error,
+    )
 )

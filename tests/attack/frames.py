@@ -13,7 +13,7 @@ import anyio
 from schema.states import FINAL_JOB_STATES
 from tests.attack import frame_acts, taken_over
 from tests.attack.attempts import Attempt, judged, stopped, through
-from tests.attack.jobs import Attacked, Runner
+from tests.attack.jobs import JOB_SECONDS, Attacked, Runner
 
 AT_ONCE = 6
 GROWTH_BYTES_MAXIMUM = 700 * 1024**2
@@ -58,7 +58,7 @@ async def attempts(runner: Runner) -> list[Attempt]:
             tasks.start_soon(make, act)
     [workspace] = runner.owner.workspaces.glob(f"{bystander.order.id}-*")
     (workspace / "go").touch()
-    with anyio.fail_after(60):
+    with anyio.fail_after(JOB_SECONDS):
         await bystander.ended.wait()
     said = ["begun", *(f"line {number + 1}" for number in range(BYSTANDER_LINES)), "the bystander's"]
     unharmed = bystander.final.state == "succeeded" and bystander.texts == said

@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[2]
 IMAGE_MAP = ROOT / ".moonyard" / "images.toml"
 PYTHON = "docker.io/library/python:3.11"
 ALPINE = "docker.io/library/alpine:latest"
-JOB_SECONDS = 60.0
+JOB_SECONDS = 200.0
 MEMORY_BYTES = 512 * 1024**2
 ALLOWED_PIPELINE = "trusted"
 """May have privileged containers; no other may."""

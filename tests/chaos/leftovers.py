@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from runner.engine import bridge_devices
 from tests.chaos import processes
 from tests.chaos.processes import Known
 
@@ -79,9 +80,10 @@ def networks() -> list[Network]:
 
 
 def with_the_engine(owners: Collection[str], jobs: Collection[str] = ()) -> list[str]:
-    """List what the engine has of some owners, or of some jobs."""
+    """List what the engine has of some owners, or of some jobs, and what it left of owners in the kernel."""
     there = [*containers(), *networks()]
-    return [found.text for found in there if found.owner in owners or found.job in jobs]
+    found = [found.text for found in there if found.owner in owners or found.job in jobs]
+    return found + [f"bridge {name}" for owner in owners for name in bridge_devices.of_owner(owner)]
 
 
 def workspaces(state_folder: Path) -> list[tuple[str, int]]:

@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
+from pyroute2 import IPRoute
 
+from runner.engine import bridge_devices
 from schema.ids import uuid7
 from tests.chaos import leftovers, processes
 from tests.chaos.figures import Figures
@@ -92,6 +95,20 @@ async def test_containers_and_networks_that_are_left_are_found_by_owner_and_by_j
     finally:
         await anyio.run_process(["podman", "network", "rm", "--force", network])
     assert leftovers.with_the_engine([owner], [job]) == []
+
+
+def test_a_bridge_that_an_engine_left_behind_is_found_by_its_owner() -> None:
+    owner = secrets.token_hex(16)
+    name = bridge_devices.new_name(owner)
+    opened: Any = IPRoute()  # the library has no types
+    with opened as route:
+        route.link("add", ifname=name, kind="bridge")
+        try:
+            assert leftovers.with_the_engine([owner]) == [f"bridge {name}"]
+            assert leftovers.with_the_engine([secrets.token_hex(16)]) == []
+        finally:
+            [index] = route.link_lookup(ifname=name)
+            route.link("del", index=index)
 
 
 def test_a_process_that_outlives_its_runner_is_a_stray() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cli.command import moonyard
 from tests.cli.conftest import Runner
-from tests.cli.test_run_more import ALPINE, SHELL, succeeded
+from tests.cli.job_lines import ALPINE, SHELL, succeeded
 
 
 async def test_image_names_that_a_shell_would_read_otherwise_are_no_names(run: Runner) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import shutil
+import subprocess
 from pathlib import Path
 
 import anyio

@@ -182,3 +182,47 @@ log.info(try(docker.build, { push = push, logins = { { registry = place, user = 
     ):
         assert line.startswith(words), line
     assert json.loads((await registry.ask("_catalog"))[0]) == {"repositories": []}
+
+
+async def test_layers_are_taken_from_a_repository_that_keeps_them(
+    run: Runner, registry: Registry, image_map: dict[str, str]
+) -> None:
+    publish(registry, image_map["docker.io/library/alpine:latest"])
+    printed = await told(
+        run,
+        registry,
+        r"""
+fs.mkdir("app")
+fs.write("app/hello", "one")
+fs.write("app/Containerfile", "FROM " .. place .. [[/base:1
+RUN cat /proc/sys/kernel/random/uuid > /first
+COPY hello /hello
+RUN cat /proc/sys/kernel/random/uuid > /second
+]])
+local function build(more)
+  local given = { context = "app", archive = "app.tar", logins = logins, tls_verify = false }
+  for name, value in pairs(more) do given[name] = value end
+  return docker.build(given).id
+end
+local cache = place .. "/app-cache"
+local first = build({ cache = cache })
+local again = build({ cache = cache, cache_write = false, push = { place .. "/app:1" } })
+fs.write("app/hello", "two")
+build({ cache = cache, cache_write = false, push = { place .. "/app:2" } })
+build({ cache = cache, cache_write = false, push = { place .. "/app:3" } })
+build({ push = { place .. "/app:4" } })
+log.info(first == again and "the same" or first .. " and " .. again)
+log.info(try(docker.build, { archive = "a", cache = cache .. ":tag" }))
+log.info(try(docker.build, { archive = "a", cache = "app-cache" }))
+""",
+    )
+    one, two, three, four = [(await registry.image(f"app:{number}"))[1]["rootfs"]["diff_ids"] for number in range(1, 5)]
+    base, first, _, _ = one  # and all of it was made by the first build
+    # The steps below what changed are those of the first build; what was not to be written is built each time.
+    assert two[:2] == three[:2] == [base, first]
+    assert len({one[3], two[3], three[3]}) == 3
+    assert first not in four
+    assert "the same" in printed.texts(source="lua", level="info")
+    tagged, bare = [text for text in printed.texts(source="lua", level="info") if "argument_invalid" in text]
+    assert "`cache` names a repository, and" in tagged
+    assert "`app-cache` does not say which registry" in bare

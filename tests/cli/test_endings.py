@@ -8,7 +8,7 @@ import pytest
 
 from tests.cli.command import Line, started
 from tests.cli.conftest import Runner
-from tests.cli.test_run_more import nothing_is_left, shape
+from tests.cli.job_lines import nothing_is_left, shape
 
 WAITS = """process.run({ command = "sh", args = { "-c",
   "trap 'echo asked; exit 0' TERM; echo go; while :; do sleep 0.05; done" } })"""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.cli.command import ROOT, moonyard
 from tests.cli.conftest import Runner
-from tests.cli.test_run_more import SHELL, succeeded
+from tests.cli.job_lines import SHELL, succeeded
 
 SECTIONS = ("fs", "archive", "json, yaml and toml", "hash and base64")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from collections.abc import AsyncGenerator
@@ -111,13 +112,63 @@ async def test_clones_of_a_branch_a_tag_a_commit_some_folders_and_submodules(
     same(try(git.clone, url .. "/public/empty.git", {{ path = "none" }}), "git_repository_empty")
     same(try(git.clone, work, {{ path = "none", tag = "nosuch" }}), "command_failed")
     same(try(git.clone, work, {{ path = "none", tag = "v1.0", branch = "main" }}), "argument_invalid")
-    same(try(git.clone, work, {{ path = "none", lfs = true }}), "git_lfs_missing")
     same(try(git.clone, work, {{ path = "../none" }}), "argument_invalid")
     same(try(git.clone, "--upload-pack=x", {{ path = "none" }}), "argument_invalid")
     same(sh("ls -d none 2>/dev/null || true"), "")
     """,
     )
     succeeded(printed)
+
+
+LARGE = bytes(range(256)) * 8192
+
+
+@pytest.fixture
+async def large(tmp_path: Path) -> AsyncGenerator[GitOverHttp]:
+    """A server with a private repository whose large file is in Git LFS; another one's is not what it should be."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    objects = folder / "objects"
+    objects.mkdir()
+    for name, content in {"large": LARGE, "damaged": LARGE + b"x"}.items():
+        oid = hashlib.sha256(content).hexdigest()
+        (objects / oid).write_bytes(content if name == "large" else LARGE)
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(content)}\n"
+        (folder / f"pointer-{name}").write_text(pointer, encoding="utf-8")
+        script = f"""
+          git init -q -b main {name}; cd {name}
+          printf '*.bin filter=lfs diff=lfs merge=lfs -text\n' > .gitattributes
+          cp ../pointer-{name} a.bin; echo small > small; git add .; git commit -qm {name}
+          cd ..; git clone -q --bare {name} {name}.git
+        """
+        await anyio.to_thread.run_sync(sh, folder, script)
+    async with git_over_http(folder, user="me", password=PASSWORD, large_objects=objects) as serving:
+        yield serving
+
+
+async def test_files_in_git_lfs_are_fetched_with_the_token_and_checked(run_folder: Runner, large: GitOverHttp) -> None:
+    digest = hashlib.sha256(LARGE).hexdigest()
+    printed = await tried(
+        run_folder,
+        large,
+        f"""
+    local token = secret.get("GIT_TOKEN")
+    git.clone(url .. "/large.git", {{ path = "with", lfs = true, token = token, user = "me" }})
+    same(fs.hash("with/a.bin"), "{digest}") same(fs.read("with/small"), "small\\n")
+    assert(git.status({{ path = "with" }}).clean)
+    git.clone(url .. "/large.git", {{ path = "without", token = token, user = "me" }})
+    assert(fs.read("without/a.bin"):find("^version https://git%-lfs"))
+    same(try(git.clone, url .. "/damaged.git", {{ path = "none", lfs = true, token = token, user = "me" }}),
+      "command_failed")
+    same(try(git.clone, url .. "/large.git", {{ path = "none", lfs = true }}), "command_failed")
+    same(fs.exists("none"), false)
+    """,
+    )
+    succeeded(printed)
+    assert PASSWORD not in printed.stdout + printed.stderr
+    asked = [path for path, is_known in large.asked if is_known and "lfs" in path]
+    assert "/large.git/info/lfs/objects/batch" in asked
+    assert f"/lfs/{digest}" in asked
 
 
 async def test_a_repository_is_looked_at_and_changed(run_folder: Runner, server: GitOverHttp):

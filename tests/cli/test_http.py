@@ -16,7 +16,7 @@ from aiohttp.web_request import Request as Received
 
 from tests.cli.command import ROOT, Printed
 from tests.cli.conftest import Runner
-from tests.cli.test_run_more import succeeded
+from tests.cli.job_lines import succeeded
 
 
 async def _answer(received: Received) -> web.StreamResponse:

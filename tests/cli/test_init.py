@@ -11,7 +11,7 @@ import pytest
 from runner.reference import stubs
 from tests.cli.command import moonyard
 from tests.cli.conftest import Runner
-from tests.cli.test_run_more import succeeded
+from tests.cli.job_lines import succeeded
 from tests.orchestrator.installation import Installation
 from tests.orchestrator.installation import installation as opened
 from tests.plugins.made import files, operation, write
@@ -92,20 +92,53 @@ async def test_what_cannot_be_made_is_refused(arguments: list[str], words: str, 
     assert not (tmp_path / "pipeline.lua").exists()
 
 
-async def test_stubs_are_also_of_plugins_that_were_pushed_and_of_the_projects_own(
+def gives(field: str) -> str:
+    return f'gives = {{ {field} = {{ type = "string", required = true, description = "who it is" }} }}'
+
+
+async def test_stubs_are_of_the_plugins_that_pipelines_use_in_the_versions_that_they_name(
     installation: Installation, tmp_path: Path
 ) -> None:
-    gives = 'gives = { who = { type = "string", required = true, description = "who it is" } }'
-    write(tmp_path / "mine", files("mine", operation("return { who = 'me' }", gives)))
-    write(tmp_path / "project" / "plugins" / "own", files("own", operation("return { who = 'me' }", gives)))
+    project = tmp_path / "project"
+    written = project / stubs.FOLDER / "plugins"
+    for version, field in (("1.0.0", "first"), ("1.1.0", "second"), ("2.0.0", "third")):
+        folder = tmp_path / version
+        write(folder, files("mine", operation(f"return {{ {field} = 'me' }}", gives(field)), version=version))
+    write(project / "plugins" / "own", files("own", operation("return { who = 'me' }", gives("who"))))
     replica = await installation.replica()
     access = {"MOONYARD_ORCHESTRATOR": replica.address, "MOONYARD_TOKEN": installation.admin_secret}
-    pushed = await moonyard("plugin", "push", "mine", cwd=tmp_path, **access)
-    assert pushed.code == 0, pushed.stderr
-    assert (await moonyard("stubs", "project", "--pushed", cwd=tmp_path, **access)).code == 0
-    written = tmp_path / "project" / stubs.FOLDER / "plugins"
-    assert {path.name for path in written.iterdir()} >= {"git.lua", "mine.lua", "own.lua"}
-    assert "---@field who string # who it is" in (written / "mine.lua").read_text(encoding="utf-8")
+    for version in ("1.0.0", "1.1.0", "2.0.0"):
+        pushed = await moonyard("plugin", "push", version, cwd=tmp_path, **access)
+        assert pushed.code == 0, pushed.stderr
+
+    nothing = await moonyard("plugin", "sync", "project", cwd=tmp_path)
+    assert (nothing.code, nothing.stdout.partition("(")[2]) == (0, "plugins in use: none)\n")
+    assert {path.name for path in written.iterdir()} >= {"git.lua", "own.lua"}
+    named = 'return { name = "p", plugins = { "mine@1", "git" }, stages = { { name = "s", script = print } } }'
+    (project / "p.lua").write_text(f'local mine = require("mine")\n{named}', encoding="utf-8")
+    (project / "broken.lua").write_text("return { plugins = ", encoding="utf-8")
+    synced = await moonyard("plugin", "sync", "project", cwd=tmp_path, **access)
+    assert synced.code == 0, synced.stderr
+    assert "(plugins in use: git, mine)" in synced.stdout
+    assert "---@field second string # who it is" in (written / "mine.lua").read_text(encoding="utf-8")
+
+    (project / "q.lua").write_text(named.replace("mine@1", "mien"), encoding="utf-8")
+    refused = await moonyard("plugin", "sync", "project", cwd=tmp_path, **access)
+    assert refused.code == 2
+    assert "error[plugin_unknown] there is no plugin `mien` here or at the orchestrator" in refused.stderr
+    assert (written / "mine.lua").is_file()
+
+
+async def test_a_project_may_begin_with_a_plugin_that_was_pushed(installation: Installation, tmp_path: Path) -> None:
+    write(tmp_path / "mine", files("mine", operation("return { who = 'me' }", gives("who"))))
+    replica = await installation.replica()
+    access = {"MOONYARD_ORCHESTRATOR": replica.address, "MOONYARD_TOKEN": installation.admin_secret}
+    assert (await moonyard("plugin", "push", "mine", cwd=tmp_path, **access)).code == 0
+    made = await moonyard("init", "project", "--plugins", "git,mine", cwd=tmp_path, **access)
+    assert made.code == 0, made.stderr
+    stub = tmp_path / "project" / stubs.FOLDER / "plugins" / "mine.lua"
+    assert "---@field who string # who it is" in stub.read_text(encoding="utf-8")
+    assert 'plugins = { "git", "mine" }' in (tmp_path / "project" / "pipeline.lua").read_text(encoding="utf-8")
 
 
 async def test_stubs_are_written_into_a_project_that_is_there(tmp_path: Path) -> None:

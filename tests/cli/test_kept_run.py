@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.command import environment, started
 from tests.cli.conftest import Runner
-from tests.cli.test_run_more import nothing_is_left, shape
+from tests.cli.job_lines import nothing_is_left, shape
 
 PIPELINE = """
 return { name = "p",

@@ -9,8 +9,8 @@ from backports import zstd
 
 from tests.cli.command import moonyard, started
 from tests.cli.conftest import Runner
+from tests.cli.job_lines import SHELL, succeeded
 from tests.cli.test_files import example
-from tests.cli.test_run_more import SHELL, succeeded
 
 SECTIONS = ("job and env", "parallel, retry and sleep", "regex", "semver", "template", "log", "artifact", "time")
 REPORT = """<testsuite name="unit"><testcase name="good" time="0.5"/>

@@ -9,8 +9,8 @@ import pytest
 
 from tests.cli.command import ROOT, Line, moonyard, started
 from tests.cli.conftest import Runner
+from tests.cli.job_lines import nothing_is_left, shape
 from tests.cli.test_endings import stages, texts
-from tests.cli.test_run_more import nothing_is_left, shape
 
 DEBIAN = "docker.io/library/debian:bookworm"
 LUA = """

@@ -8,8 +8,8 @@ from runner.reference import modules
 from runner.reference.description import Function
 from runner.reference.lua_types import Either, ListOf, Table
 from tests.cli.conftest import Runner
+from tests.cli.job_lines import succeeded
 from tests.cli.test_http import server
-from tests.cli.test_run_more import succeeded
 
 SERVER = "https://api.example.org"
 OUR_OWN = frozenset({"identity", "offset", "client", "method"})

@@ -9,7 +9,7 @@ import anyio
 
 from tests.cli.command import ROOT, Printed, started
 from tests.cli.conftest import Runner
-from tests.cli.test_run_more import nothing_is_left, shape, succeeded
+from tests.cli.job_lines import nothing_is_left, shape, succeeded
 
 PYTHON = "docker.io/library/python:3.11"
 SAYS = """

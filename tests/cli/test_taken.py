@@ -6,7 +6,7 @@ import anyio
 
 from tests.cli.command import started
 from tests.cli.conftest import Runner
-from tests.cli.test_run_more import nothing_is_left
+from tests.cli.job_lines import nothing_is_left
 
 
 async def test_a_job_whose_container_is_removed_by_hand_is_lost_whatever_its_script_makes_of_it(run: Runner) -> None:

@@ -291,6 +291,15 @@ def environment_of(pid: int) -> bytes:
         return b""
 
 
+async def test_orchestrators_connect_as_a_login_that_can_change_neither_the_schema_nor_the_audit(
+    installation: Installation,
+) -> None:
+    sessions = "SELECT DISTINCT usename FROM pg_stat_activity WHERE application_name LIKE 'moonyard orchestrator%'"
+    role = "SELECT state FROM inspect.health WHERE subject = 'database role'"
+    looked = await installation("db", "psql", "-c", f"COPY ({sessions}) TO STDOUT", "-c", f"COPY ({role}) TO STDOUT")
+    assert looked.stdout == "moonyard_replica\nok\n"
+
+
 async def test_what_cannot_be_done_is_told_with_exit_code_2(installation: Installation) -> None:
     await installation.push(KEEPING)
     for arguments, words in {

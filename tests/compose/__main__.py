@@ -128,7 +128,7 @@ class Compose:
         self._project = project
         self._file = file
         # What .env would hold: first without master keys, as for whoever has no secrets.
-        self._given = {"POSTGRES_PASSWORD": secrets.token_hex(8)}
+        self._given = {"POSTGRES_PASSWORD": secrets.token_hex(8), "REPLICA_PASSWORD": secrets.token_hex(8)}
 
     def up(self, *services: str, token: str = "") -> None:
         environment = os.environ | self._given | {"MOONYARD_REGISTRATION_TOKEN": token}

@@ -206,3 +206,25 @@ def words_of_all_processes() -> set[bytes]:
         with suppress(OSError):  # it ended meanwhile
             words.update(path.read_bytes().split(b"\0"))
     return words
+
+
+async def test_what_an_image_says_about_its_health_and_its_volumes_leaves_nothing(
+    engine: Engine, spec: ContainerSpec, image_map: dict[str, str], tmp_path: Path
+) -> None:
+    image = f"localhost/moonyard-test/{secrets.token_hex(6)}:latest"
+    (tmp_path / "Containerfile").write_text(
+        f"FROM {image_map[spec.image]}\nHEALTHCHECK --interval=1s CMD touch /healthy\nVOLUME /data\n"
+    )
+    await anyio.run_process(["podman", "build", "--quiet", "--format", "docker", "--tag", image, str(tmp_path)])
+    try:
+        container = await engine.create_container(msgspec.structs.replace(spec, image=image), Said())
+        volumes = '{{range .Mounts}}{{if eq .Type "volume"}}{{.Name}} {{end}}{{end}}'
+        inspected = await anyio.run_process(["podman", "inspect", "--format", volumes, container.id])
+        [volume] = inspected.stdout.decode().split()
+        asked = await anyio.run_process(["podman", "healthcheck", "run", container.id], check=False)
+        assert b"has no defined healthcheck" in asked.stderr
+        await container.remove()
+        listed = await anyio.run_process(["podman", "volume", "ls", "--quiet"])
+        assert volume not in listed.stdout.decode().split()
+    finally:
+        await anyio.run_process(["podman", "rmi", "--force", image])

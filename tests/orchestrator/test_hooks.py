@@ -16,6 +16,7 @@ import pytest
 from orchestrator import master_keys, retention
 from orchestrator.hooks import deliveries, signatures
 from orchestrator.hooks.throttle import FAILURES_MAXIMUM
+from orchestrator.sql import hooks as sql
 from schema.client import OrchestratorRefused
 from schema.definition import InputDefinition, PipelineDefinition, StageDefinition
 from schema.hooks import (
@@ -27,6 +28,7 @@ from schema.hooks import (
     HookKind,
     HookList,
     HookRotate,
+    HookRules,
     HookTest,
     HookTested,
 )
@@ -34,6 +36,8 @@ from schema.secrets import SecretsRewrapped
 from schema.wire import Job, JobList, ProblemDocument, Trigger
 from tests.orchestrator import forge_payloads as payloads
 from tests.orchestrator.installation import DEADLINE_SECONDS, Installation
+from tests.orchestrator.people import account
+from tests.orchestrator.plans import plan
 from tests.postgres import psql
 
 FIRST, SECOND = master_keys.generate(), master_keys.generate()
@@ -422,7 +426,9 @@ async def test_what_started_no_job_is_looked_at_anew_when_it_comes_again(install
     sender = await begin(installation, branches=["main"])
     payload = payloads.github_push("refs/heads/later")
     assert "later" in await sender.skipped(payload, delivery="d")
-    await installation.fetch("""UPDATE moonyard.hooks SET rules = rules || '{"branches": ["*"]}'""")
+    client = await installation.client()
+    changed = await client.post("/v1/hooks/github-hook/change", Hook, HookRules(branches=["*"], forks="allow"))
+    assert (changed.branches, changed.forks, changed.path, changed.secret) == (["*"], "allow", sender.hook.path, None)
     number = await sender.job(payload, delivery="d")
     _, [delivery] = await shown(installation, sender)
     assert (delivery.result, delivery.reason, delivery.job, delivery.received) == ("submitted", None, number, 2)
@@ -598,6 +604,29 @@ async def test_why_a_job_could_not_be_submitted_is_remembered(installation: Inst
 # --- people
 
 
+async def test_who_manages_hooks_of_one_pipeline_does_not_learn_of_those_of_another(installation: Installation):
+    await begin(installation)
+    ours = PipelineDefinition(name="ours", stages=[StageDefinition(name="s")])
+    await installation.push(ours, "-- ours")
+    maintainer = await account(installation, "mia", ("maintainer", "ours"))
+    own = HookCreate(name="own", pipeline="ours", kind="generic")
+    assert (await maintainer.post("/v1/hooks", Hook, own)).created_by == "account mia"
+    assert [hook.name for hook in (await maintainer.get("/v1/hooks", HookList)).hooks] == ["own"]
+    told: set[tuple[str, str]] = set()
+    for name in ("github-hook", "nosuch"):
+        with pytest.raises(OrchestratorRefused) as refused:
+            await maintainer.get(f"/v1/hooks/{name}/deliveries", HookDeliveryList)
+        told.add((refused.value.code, refused.value.message.replace(name, "NAME")))
+    assert told == {("hook_unknown", "there is no hook `NAME`")}
+    with pytest.raises(OrchestratorRefused) as refused:
+        await maintainer.post("/v1/hooks", Hook, HookCreate(name="x", pipeline="build", kind="generic"))
+    assert refused.value.code == "pipeline_unknown"
+    developer = await account(installation, "dev", ("developer", "ours"))
+    with pytest.raises(OrchestratorRefused) as refused:
+        await developer.post("/v1/hooks/own/rotate", Hook, HookRotate())
+    assert (refused.value.status, refused.value.code) == (403, "permission_missing")
+
+
 async def test_a_hook_is_made_listed_shown_and_removed_and_its_secret_is_told_once(installation: Installation):
     sender = await begin(installation, branches=["main"], constants={"target": "production"})
     client = await installation.client()
@@ -613,6 +642,9 @@ async def test_a_hook_is_made_listed_shown_and_removed_and_its_secret_is_told_on
     with pytest.raises(OrchestratorRefused) as refused:
         await client.get("/v1/hooks/github-hook", Hook)
     assert (refused.value.status, refused.value.code) == (404, "hook_unknown")
+    with pytest.raises(OrchestratorRefused) as refused:
+        await client.post("/v1/hooks/github-hook/change", Hook, HookRules())
+    assert refused.value.code == "hook_unknown"
     actions = [row["action"] for row in await installation.fetch("SELECT action FROM moonyard.audit ORDER BY id")]
     assert [action for action in actions if "hook" in action] == ["create hook", "remove hook"]
 
@@ -660,6 +692,8 @@ async def test_a_paused_hook_starts_nothing_until_it_goes_on(installation: Insta
         ({"inputs": {"author": "join('', a)"}}, "hook_invalid"),
         ({"inputs": {"author": "`1`"}}, "hook_invalid"),
         ({"inputs": {"author": "a" * 201}}, "hook_invalid"),
+        ({"inputs": {"author": "!" * 199 + "a"}}, "hook_invalid"),
+        ({"inputs": {"author": "(" * 200}}, "hook_invalid"),
         ({"branches": [""]}, "hook_invalid"),
         ({"branches": ["x"] * 51}, "hook_invalid"),
         ({"branches": ["\x1b"]}, "hook_invalid"),
@@ -791,6 +825,29 @@ async def test_psql_shows_hooks_and_deliveries(installation: Installation):
     assert told == (
         "github-hook|push|skipped||1|octavia|branch x is not of this hook's\ngithub-hook|push|submitted|1|1|octavia|\n"
     )
+
+
+async def test_a_delivery_is_found_by_indexes_however_many_there_are(installation: Installation):
+    sender = await begin(installation)
+    await installation.fetch(
+        "INSERT INTO moonyard.hooks (id, name, pipeline_id, kind, rules, created_by) "
+        "SELECT gen_random_uuid(), number::text, pipeline_id, kind, rules, created_by "
+        "FROM moonyard.hooks CROSS JOIN generate_series(1, 50) AS number"
+    )
+    await installation.fetch(
+        "INSERT INTO moonyard.hook_deliveries (hook_id, key, delivery, event, result) "
+        "SELECT id, number::text, 'd', 'push', 'skipped' FROM generate_series(1, 400) AS number, moonyard.hooks"
+    )
+    await installation.fetch("ANALYZE moonyard.hook_deliveries, moonyard.hooks")
+    hook = f"'{sender.hook.id}'"
+    for statement, values, index in (
+        (sql.DELIVERY_AGAIN, (hook, "'7'"), "delivery_is_remembered_once"),
+        (sql.DELIVERIES, (hook, "100"), "hook_deliveries_pkey"),
+        (sql.LIST, ("NULL", "ARRAY['*']", "NULL"), "hook_deliveries_pkey"),
+    ):
+        found = await plan(installation, statement, *values)
+        assert index in found, found
+        assert "Seq Scan on hook_deliveries" not in found, found
 
 
 async def test_old_and_many_deliveries_go_and_so_do_secrets_that_hold_no_more(

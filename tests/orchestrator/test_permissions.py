@@ -19,6 +19,7 @@ import pytest
 from orchestrator import access, app
 from orchestrator.settings import EdgeSettings
 from schema.accounts import Account, AccountCreate, Binding, BindingCreate, Group, GroupCreate, RoleCreate, RoleShown
+from schema.approvals import Protection, ProtectionCreate
 from schema.client import Client
 from schema.hooks import Hook, HookCreate
 from schema.ids import uuid7
@@ -109,6 +110,7 @@ class World:
             "grant": self._grant,
             "runner": self._runner,
             "hook": self._hook,
+            "protection": self._protection,
         }
         if parameter != "name":
             return await makers[parameter]()
@@ -147,7 +149,8 @@ class World:
     async def _shell(self) -> str:
         job, runner, shell = await self._job(), await self._runner(), uuid7()
         await self.installation.fetch(
-            "INSERT INTO moonyard.shells (id, job_id, attempt, runner_id, actor, token_id, state, ended_at, lines, columns) "
+            "INSERT INTO moonyard.shells "
+            "(id, job_id, attempt, runner_id, actor, token_id, state, ended_at, lines, columns) "
             "SELECT $1, id, 1, $2, 'somebody', $1, 'ended', now(), 24, 80 FROM moonyard.jobs WHERE number = $3::bigint",
             shell,
             runner,
@@ -185,6 +188,10 @@ class World:
         message = HookCreate(name=self.name(), pipeline="hello", kind="generic")
         return (await self.admin.post("/v1/hooks", Hook, message)).name
 
+    async def _protection(self) -> str:
+        message = ProtectionCreate(pipelines="hello", stages=self.name())
+        return (await self.admin.post("/v1/protections", Protection, message)).id
+
     async def _runner(self) -> str:
         runner = uuid7()
         await self.installation.fetch(
@@ -206,6 +213,8 @@ class World:
             ("POST", "/v1/secrets"): {"secret": f"hello/S_{self.name()}", "value": "YSB2YWx1ZSB0aGF0IGlzIGxvbmc="},
             ("POST", "/v1/grants/confirm"): {"pipeline": "hello"},
             ("POST", "/v1/hooks"): {"pipeline": "hello", "name": self.name(), "kind": "generic"},
+            ("POST", "/v1/protections"): {"pipelines": "hello", "stages": self.name()},
+            ("POST", "/v1/jobs/{job:str}/approvals"): {"is_yes": True, "stage": "none"},
             ("POST", "/v1/tokens"): {"kind": "user", "name": "mine"},
             ("POST", "/v1/shells/{shell:str}/send"): {"position": 0},
             ("POST", "/v1/shells/{shell:str}/receive"): {"position": 0, "wait": 0},
@@ -224,11 +233,13 @@ LISTS: Final[set[Route]] = {
     ("GET", "/v1/secrets"),
     ("GET", "/v1/grants"),
     ("GET", "/v1/hooks"),
+    ("GET", "/v1/approvals"),
+    ("GET", "/v1/protections"),
 }
 """They are for whoever may see something of it, and leave out the rest."""
 OF_NO_PIPELINE: Final[set[Route]] = {("GET", "/v1/plugins"), ("GET", "/v1/plugins/{name:str}")}
 """They are for whoever holds the permission for any pipeline."""
-OF_THE_ASKER: Final = {"shell_of_another", "session_missing"}
+OF_THE_ASKER: Final = {"shell_of_another", "session_missing", "approval_unknown"}
 """Codes of what somebody may do, and this one does with what is another's."""
 
 
@@ -327,6 +338,7 @@ async def test_what_is_hidden_looks_as_what_is_not_there(installation: Installat
         "secret": "hello/NO_SUCH",
         "grant": str(uuid7()),
         "hook": "no-such",
+        "protection": str(uuid7()),
     }
     compared = 0
     async with aiohttp.ClientSession(base_url=installation.replicas[0].address) as asking:

@@ -87,7 +87,7 @@ async def test_tokens_that_are_not_valid_and_logins_that_failed_are_noted(instal
     assert await try_to(stranger, "/v1/jobs", None, JobList) == "token_missing"
     for secret in (new_secret("admin"), revoked.secret):
         assert await try_to(await installation.client(secret), "/v1/runners", None, RunnerList) == "token_invalid"
-    await try_to(stranger, "/v1/login", Login(name="vera", password="wrong one, and long enough"))  # noqa: S106
+    await try_to(stranger, "/v1/login", Login(name="vera", password="wrong one, and long enough"))
     rows = await refused(installation)
     assert {row["actor"] for row in rows} == {refusals.NOBODY}
     assert {row["address"] for row in rows} == {"127.0.0.1"}

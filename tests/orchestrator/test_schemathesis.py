@@ -1,7 +1,9 @@
 """The whole OpenAPI document, asked by everybody: what schemathesis makes up of it is answered as it says.
 
 Each kind of token, each role, and nobody asks every route with what fits the document and with what does not. Nothing
-may break (no 5xx), and every answer has a status, a type and a shape that the document has. ``make fuzz`` asks longer.
+may break (no 5xx), and every answer has a status, a type and a shape that the document has. What does not fit is
+refused. And nobody but an administrator is told anything of a pipeline that they may do nothing with, also where they
+ask for it by its name or its job's id. ``make fuzz`` asks longer.
 """
 
 from __future__ import annotations
@@ -25,8 +27,10 @@ from schemathesis.generation import GenerationMode
 from schemathesis.schemas import BaseSchema
 
 from orchestrator.settings import EdgeSettings
+from schema.definition import InputDefinition
+from schema.secrets import Secret, SecretSet
 from schema.wire import Token, TokenCreate
-from tests.orchestrator.installation import Attempt
+from tests.orchestrator.installation import DEFINITION, SOURCE, Attempt, Installation
 from tests.orchestrator.installation import installation as opened
 from tests.orchestrator.people import session
 from tests.orchestrator.test_secrets import KEYS
@@ -44,8 +48,13 @@ NAMES: Final = (
     "status_code_conformance",
     "content_type_conformance",
     "response_schema_conformance",
+    "negative_data_rejection",
 )
 CHECKS: Final[list[Any]] = [getattr(checks, name) for name in NAMES]
+HIDDEN: Final = "cellar"
+"""The name of a pipeline that nobody has a role for."""
+TREASURE: Final = "quetzal"
+"""What stands in its file, its inputs, its log and its secret."""
 KEPT: Final = {"/v1/logout", "/v1/password", "/v1/runner/token"}
 """What would take from a caller what it calls with."""
 
@@ -62,8 +71,8 @@ class Site(msgspec.Struct, frozen=True):
     address: str
     schema: BaseSchema
     tokens: dict[str, str | None]
-    real: dict[str, Any]
-    """Names and ids of what is there, by the parameters of paths."""
+    known: dict[str, dict[str, Any]]
+    """Names and ids of what is there, by the parameters of paths: `own` for who has a role, `hidden` for nobody."""
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +87,7 @@ async def site(postgres_cluster: Cluster) -> AsyncGenerator[Site]:
         [assignment] = await runner.claim()
         attempt = Attempt(assignment)
         await runner.send(attempt, attempt.state("running"), attempt.log("hello"))
+        hidden = await bury(installation)
         tokens: dict[str, str | None] = {
             "nobody": None,
             "admin": installation.admin_secret,
@@ -93,7 +103,7 @@ async def site(postgres_cluster: Cluster) -> AsyncGenerator[Site]:
             tokens[role] = (await session(installation, role, (role, "hello*"))).token
         document = f"{replica.address}/v1/openapi.json"
         schema = await anyio.to_thread.run_sync(lambda: schemathesis.openapi.from_url(document))
-        real = {
+        own = {
             "job": job.id,
             "attempt": 1,
             "name": "hello",
@@ -102,8 +112,25 @@ async def site(postgres_cluster: Cluster) -> AsyncGenerator[Site]:
             "account": "viewer",
             "token": made[0].id,
         }
-        yield Site(replica.address, schema, tokens, real)
+        yield Site(replica.address, schema, tokens, {"own": own, "hidden": hidden})
     postgres_cluster.drop(url)
+
+
+async def bury(installation: Installation) -> dict[str, Any]:
+    """Make a pipeline with a job that has run, which nobody has a role for."""
+    inputs = {"who": InputDefinition(type="string", default=TREASURE)}
+    definition = msgspec.structs.replace(DEFINITION, name=HIDDEN, inputs=inputs)
+    await installation.push(definition, f"-- {TREASURE}\n{SOURCE}")
+    job = await installation.submit(pipeline=HIDDEN, inputs={"who": TREASURE})
+    other = await installation.runner("other")
+    [assignment] = await other.claim()
+    assert assignment.job == job.id
+    attempt = Attempt(assignment)
+    await other.send(attempt, attempt.state("running"), attempt.log(TREASURE), attempt.state("succeeded"))
+    admin = await installation.client()
+    secret = f"{HIDDEN}/KEY"
+    await admin.post("/v1/secrets", Secret, SecretSet(secret=secret, value=TREASURE.encode()))
+    return {"job": job.id, "attempt": 1, "name": HIDDEN, "pipeline": HIDDEN, "secret": secret, "runner": "other"}
 
 
 # The replica is in this process, and draws its own numbers meanwhile.
@@ -143,14 +170,17 @@ def ask(site: Site, caller: str, connection: requests.Session, operation: Any, m
         phases=[Phase.generate],
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
     )
-    @hypothesis.given(case=operation.as_strategy(generation_mode=mode), is_real=st.booleans())
-    def examine(case: Any, is_real: bool) -> None:
-        if is_real:
-            known = site.real.keys() & (case.path_parameters or {}).keys()
-            for name in sorted(known):
-                case.path_parameters[name] = site.real[name]
+    @hypothesis.given(
+        case=operation.as_strategy(generation_mode=mode), asked=st.sampled_from(["made up", "own", "hidden"])
+    )
+    def examine(case: Any, asked: str) -> None:
+        for name, value in site.known.get(asked, {}).items():
+            if name in (case.path_parameters or {}):
+                case.path_parameters[name] = value
         hurry(case)
         response = case.call(session=connection, timeout=ANSWER_SECONDS)
+        if caller != "admin":
+            failures.extend(told(caller, case, response))
         try:
             case.validate_response(response, checks=CHECKS)
         except FailureGroup as group:
@@ -160,6 +190,15 @@ def ask(site: Site, caller: str, connection: requests.Session, operation: Any, m
     with contextlib.suppress(hypothesis.errors.Unsatisfiable):
         examine()
     return failures
+
+
+def told(caller: str, case: Any, response: Any) -> list[str]:
+    """Say whether an answer tells of what is hidden: its name may stand there where it was asked for."""
+    text: str = response.text
+    sent = f"{response.request.url} {response.request.body}"
+    if any(word in text.lower() and word not in sent for word in (TREASURE, HIDDEN)):
+        return [f"{caller} is told of what is hidden:\n{case.as_curl_command()}\n{text[:500]}"]
+    return []
 
 
 def hurry(case: Any) -> None:

@@ -14,6 +14,7 @@ from litestar.routes import HTTPRoute
 
 from orchestrator import app, master_keys
 from orchestrator.access import KEY
+from schema.approvals import ApprovalAsk
 from schema.client import OrchestratorRefused
 from schema.definition import CacheDefinition, InputDefinition, PipelineDefinition, StageDefinition
 from schema.events import encode_line
@@ -189,6 +190,7 @@ def bodies(robbed: Robbed, attempt: Attempt | None) -> dict[str, Any]:
         "GET caches/{cache}": None,
         "POST caches": CacheSave(stage=None, place=0, key="other", sha256=SHA256),
         "POST secrets": SecretAsk(name="TOKEN", stage="greet", use="lua"),
+        "POST approval": ApprovalAsk(stage="greet", wait=0.0),
         "POST kept": ContainersKeep(seconds=600.0, images=["thief"]),
         "DELETE kept": None,
     }

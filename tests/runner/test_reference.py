@@ -16,7 +16,7 @@ from runner.reference import authoring, lua, lua_types, modules, pipeline, stubs
 from runner.reference.description import Function, Module
 from runner.reference.lua_types import Callback, Either, Field, ListOf, LuaType, Table, TableOf
 from runner.testing import mocks, told
-from sandbox import caches, definitions, services
+from sandbox import caches, definitions, registries, services
 from sandbox.process import JobFacts
 from scripts import reference
 from tests.sandbox.conftest import run_script
@@ -172,6 +172,7 @@ async def test_no_more_arguments_are_taken_than_are_told() -> None:
         ("Concurrency", definitions.CONCURRENCY_FIELDS),
         ("Service", services.SERVICE_FIELDS),
         ("Ready", services.READY_FIELDS),
+        ("Registry", registries.REGISTRY_FIELDS),
         ("Cache", caches.CACHE_FIELDS),
     ],
 )

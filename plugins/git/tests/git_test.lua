@@ -26,6 +26,15 @@ describe("git.clone", function()
     expect(function() git.clone("https://example.org/a.git", { path = "../out" }) end).raises("argument_invalid")
   end)
 
+  it("says that the image has no git-lfs, and leaves nothing", function()
+    local removed
+    mock.process("git lfs version", { code = 1 })
+    mock.process("rm", function(command) removed = command.text return {} end)
+    expect(function() git.clone("https://example.org/app.git", { path = "app", lfs = true }) end)
+      .raises("git_lfs_missing")
+    expect(removed).equals("rm -rf -- app")
+  end)
+
   it("says that a repository is empty", function()
     mock.process("git -C . rev-parse", { code = 128 })
     expect(function() git.clone("https://example.org/app.git") end).raises("git_repository_empty")

@@ -56,7 +56,8 @@ BEGIN
             control.retry(text, text, boolean), control.retry(bigint, text, boolean), control.release(text),
             control.release(bigint), control.pause, control.resume, control.drain, control.undrain, control.forget_cache,
             control.set_http_limit, control.remove_http_limit, control.revoke, control.rotate_runner, control.revoke_runner,
-            control.remove_runner, control.bind_runner, control.reserve, control.unreserve, control.audit_verify
+            control.remove_runner, control.bind_runner, control.reserve, control.unreserve, control.audit_verify,
+            control.approve, control.refuse
             TO moonyard_operator;
     END IF;
     IF 'moonyard_reader' = ANY (there) THEN
@@ -80,7 +81,7 @@ SELECT 'database role', CASE WHEN count(*) > 0 THEN 'worry' ELSE 'ok' END,
             DISTINCT 'an orchestrator is connected as ' || login.rolname || ', '
                 || CASE WHEN login.rolsuper THEN 'a superuser' ELSE 'who owns the schema' END,
             '; '
-        ) || ': moonyard db add-login' END
+        ) || ': moonyard db add-login makes one that may less' END
 FROM pg_stat_activity AS session
 JOIN pg_roles AS login ON login.oid = session.usesysid
 JOIN pg_namespace AS home ON home.nspname = 'moonyard'

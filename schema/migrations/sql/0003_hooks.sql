@@ -46,8 +46,8 @@ CREATE INDEX hook_secrets_of_key ON moonyard.hook_secrets (key_id);
 CREATE INDEX hook_secrets_expiring ON moonyard.hook_secrets (expires_at) WHERE expires_at IS NOT NULL;
 
 CREATE TABLE moonyard.hook_deliveries (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     hook_id uuid NOT NULL REFERENCES moonyard.hooks (id) ON DELETE CASCADE,
+    id bigint GENERATED ALWAYS AS IDENTITY,
     key text NOT NULL,
     delivery text NOT NULL,
     event text NOT NULL,
@@ -59,6 +59,8 @@ CREATE TABLE moonyard.hook_deliveries (
     error jsonb,
     job_id uuid REFERENCES moonyard.jobs (id) ON DELETE SET NULL,
     submitted_at timestamptz,
+    -- By the hook first, and not by the id alone: the newest of a hook are then never looked for among those of all.
+    CONSTRAINT hook_deliveries_pkey PRIMARY KEY (hook_id, id),
     CONSTRAINT delivery_is_remembered_once UNIQUE (hook_id, key),
     CONSTRAINT delivery_result_is_known CHECK (result IN ('submitted', 'skipped', 'failed', 'answered'))
 );
@@ -66,7 +68,6 @@ COMMENT ON TABLE moonyard.hook_deliveries IS 'What hooks were told, verified, fo
 COMMENT ON COLUMN moonyard.hook_deliveries.key IS 'By which the same is known again: an id that is signed, or the hash of the body where the id is not.';
 COMMENT ON COLUMN moonyard.hook_deliveries.received IS 'How often it came.';
 COMMENT ON COLUMN moonyard.hook_deliveries.submitted_at IS 'When its job was submitted: from then on it is answered with that job. What started none is looked at anew when it comes again.';
-CREATE INDEX hook_deliveries_newest ON moonyard.hook_deliveries (hook_id, id);
 CREATE INDEX hook_deliveries_received ON moonyard.hook_deliveries (received_at);
 CREATE INDEX hook_deliveries_of_job ON moonyard.hook_deliveries (job_id) WHERE job_id IS NOT NULL;
 
@@ -112,15 +113,5 @@ SELECT
 FROM moonyard.hook_deliveries AS delivery
 JOIN moonyard.hooks AS hook ON hook.id = delivery.hook_id
 LEFT JOIN moonyard.jobs AS job ON job.id = delivery.job_id
-ORDER BY delivery.id DESC;
+ORDER BY delivery.received_at DESC, delivery.id DESC;
 COMMENT ON VIEW inspect.hook_deliveries IS 'What webhooks were told, the newest first, and the job of it, or why there is none. came: how often the same was delivered.';
-
-DO $$
-BEGIN
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moonyard_reader') THEN
-        GRANT SELECT ON inspect.hooks, inspect.hook_deliveries TO moonyard_reader;
-    END IF;
-    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'moonyard_operator') THEN
-        GRANT SELECT ON inspect.hooks, inspect.hook_deliveries TO moonyard_operator;
-    END IF;
-END $$;

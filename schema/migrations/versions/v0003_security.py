@@ -11,7 +11,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-PARTS: Final[tuple[str, ...]] = ("accounts", "audit", "hooks", "runners", "database_roles")
+PARTS: Final[tuple[str, ...]] = ("accounts", "audit", "hooks", "runners", "approvals", "database_roles")
 """In the order in which they are made; each has a file that makes it and one that takes it back. The last one grants
 roles of the database what they need of all that the others made."""
 
