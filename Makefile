@@ -9,7 +9,7 @@ SAY := @printf '\n%s\n'
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format images bench chaos fuzz compose lock sbom audit setup setup-dev clean
+.PHONY: help demo test lint format images bench chaos attack fuzz compose lock sbom audit setup setup-dev clean
 
 help: ## list these targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -57,6 +57,9 @@ chaos: images setup-dev ## break everything at random for 20 minutes, then check
 
 fuzz: setup-dev ## ask the whole API what schemathesis makes up, as everybody, for some minutes
 	@MOONYARD_FUZZ=30 $(BIN)/python -m pytest -q --timeout 3600 tests/orchestrator/test_schemathesis.py
+
+attack: images setup-dev ## try to get out of everything, and say what got through: nothing should
+	@$(BIN)/python -m tests.attack
 
 compose: images setup-dev ## build the image, and run all of compose.yaml with a job through it
 	@$(BIN)/python -m tests.compose

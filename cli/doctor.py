@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -69,7 +68,7 @@ def doctor(
     saved = settings.Credentials.of(state_folder)
     url = database_url or saved.database_url
     if secret_key_file is None and secret_key_command is None and database_url is None and saved.database_url:
-        secret_key_file = _keys_of_up(state_folder)
+        secret_key_file = secret_keys.of_up(state_folder)
     chosen = engine.settings(state_folder, warm_containers=warm_containers)
     found: list[Finding] = []
     for part in only or PARTS:
@@ -96,12 +95,6 @@ def doctor(
     _print(found, as_json=as_json)
     unfit = {"broken", "weak"} if strict else {"broken"}
     return EXIT_UNFIT if any(finding.state in unfit for finding in found) else 0
-
-
-def _keys_of_up(state_folder: Path) -> Path | None:
-    """Give the file of master keys that `moonyard up` made, where it did and nobody named others."""
-    path = state_folder / "secret.keys"
-    return path if secret_keys.VARIABLE not in os.environ and path.is_file() else None
 
 
 async def _orchestrators(addresses: Sequence[str]) -> list[Finding]:

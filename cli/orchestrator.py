@@ -10,7 +10,9 @@ import click
 
 from cli import collection, secret_keys, service_log, settings
 from cli import edge as edge_options
+from cli import oidc as oidc_options
 from cli.edge import EdgeOptions
+from cli.oidc import OidcOptions
 from cli.service_log import LogFormat
 from schema import tracing
 from schema.errors import MoonyardError, single_error
@@ -32,6 +34,7 @@ from schema.tracing import Tracer
 @settings.setting("artifact_endpoint")
 @settings.setting("artifact_region")
 @settings.setting("plugin_folder")
+@settings.setting("sandbox_require")
 @settings.setting("hook_body_size")
 @settings.setting("shell_idle_seconds")
 @settings.setting("shell_seconds")
@@ -40,6 +43,7 @@ from schema.tracing import Tracer
 @settings.setting("secret_key_command")
 @settings.setting("grant_versions")
 @edge_options.options
+@oidc_options.options
 @settings.setting("log_format")
 def orchestrator(
     *,
@@ -54,6 +58,7 @@ def orchestrator(
     cache_pipeline_budget: int,
     cache_days: float,
     plugin_folder: Path | None,
+    sandbox_require: tuple[str, ...],
     artifact_store: str | None,
     artifact_endpoint: str | None,
     artifact_region: str | None,
@@ -65,13 +70,14 @@ def orchestrator(
     secret_key_command: str | None,
     grant_versions: Literal["confirm", "follow"],
     edge: EdgeOptions,
+    oidc: OidcOptions,
     log_format: LogFormat,
 ) -> None:
     """Run an orchestrator: a stateless replica before a Postgres. Any number may run; SIGTERM drains one.
 
     \b
     Before the first:  moonyard db upgrade --database-url URL
-    The first token:   moonyard token create --name me --database-url URL
+    The first account: moonyard token create --kind setup --name first --database-url URL, then moonyard login --setup
     """
     from orchestrator import serve
     from orchestrator.settings import OrchestratorSettings
@@ -98,6 +104,7 @@ def orchestrator(
         cache_pipeline_budget=cache_pipeline_budget,
         cache_days=cache_days,
         plugin_folder=plugin_folder,
+        sandbox_require=sandbox_require,
         artifact_store=artifact_store,
         artifact_endpoint=artifact_endpoint,
         artifact_region=artifact_region,
@@ -108,6 +115,7 @@ def orchestrator(
         secret_keys=secret_keys.load(secret_key_file, secret_key_command),
         grant_versions=grant_versions,
         edge=edge.settings(),
+        oidc=oidc.settings(),
     )
 
     def started(address: str) -> None:

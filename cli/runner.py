@@ -86,6 +86,7 @@ def register(
 @settings.setting("drain_seconds")
 @settings.setting("warm_containers")
 @settings.setting("cache_budget")
+@settings.setting("sandbox_require")
 @settings.setting("shells")
 @settings.setting("keep_on_failure_seconds")
 @settings.setting("keep_on_failure_count")
@@ -101,6 +102,7 @@ def start(
     drain_seconds: float,
     warm_containers: int,
     cache_budget: int,
+    sandbox_require: tuple[str, ...],
     shells: bool,
     keep_on_failure_seconds: float,
     keep_on_failure_count: int,
@@ -131,6 +133,7 @@ def start(
         capacity=capacity,
         cache_budget=cache_budget,
         drain_seconds=drain_seconds,
+        sandbox_require=sandbox_require,
         shells=shells,
         web=web.settings(),
         tls_ca=settings.tls_ca(),
@@ -189,7 +192,8 @@ def _state(row: Runner) -> str:
         if row.drained_by
         else row.state
     )
-    return f"{state}, token reused {age(row.token_reused_at)} ago" if row.token_reused_at else state
+    # Somebody may have a copy of it: that is to be seen.
+    return f"{state}; an old token was used {age(row.token_reused_at)}" if row.token_reused_at else state
 
 
 def _ask_for_token(address: str) -> str:

@@ -267,7 +267,7 @@ def use(file: Path, key_id: str) -> None:
 @settings.setting("secret_key_command")
 @settings.setting("state_folder")
 def verify(copy: Path, *, secret_key_file: Path | None, secret_key_command: str | None, state_folder: Path) -> None:
-    """See that COPY, or stdin for `-`, has all the master keys that are in use or known here.
+    """See that COPY, or stdin for `-`, has all the master keys that are in use or known here, or that `up` made.
 
     It is noted in the state folder, so that `moonyard doctor` does not remind you of it until there is a new key.
 
@@ -278,6 +278,8 @@ def verify(copy: Path, *, secret_key_file: Path | None, secret_key_command: str 
     from cli import key_copies, secret_keys
     from orchestrator import master_keys
 
+    if secret_key_file is None and secret_key_command is None:
+        secret_key_file = secret_keys.of_up(state_folder)
     here = secret_keys.load(secret_key_file, secret_key_command)
     if not here.ids:
         raise MoonyardError(

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 VARIABLE: Final = "MOONYARD_SECRET_KEYS"
 
 
+def of_up(state_folder: Path) -> Path | None:
+    """Find the keys that `moonyard up` made beside its data, where it did and the environment has no others."""
+    path = state_folder / "secret.keys"
+    return path if VARIABLE not in os.environ and path.is_file() else None
+
+
 def load(file: Path | None, command: str | None) -> MasterKeys:
     """Read the keys from the one place that was named; none where none was.
 

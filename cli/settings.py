@@ -297,6 +297,11 @@ SETTINGS: Final[dict[str, Setting]] = {
         default=600.0,
         show_default=True,
     ),
+    "sandbox_require": Setting(
+        "The walls around Lua without which a runner, or an orchestrator, does not start; by default none.",
+        type=click.Choice(["namespaces", "empty root", "own user", "limits", "landlock", "seccomp"]),
+        multiple=True,
+    ),
     "shells": Setting(
         "Whether users may open shells in the containers of jobs that run here, with `moonyard shell`: yes or no.",
         type=click.BOOL,
@@ -344,6 +349,20 @@ SETTINGS: Final[dict[str, Setting]] = {
     ),
     "shell_seconds": Setting(
         "How long any shell may stay open.", type=click.FloatRange(1), default=28800.0, show_default=True
+    ),
+    "oidc_issuer": Setting("An OpenID Connect provider by which people log in too: its issuer, an address."),
+    "oidc_client_id": Setting("Who Moonyard is at that provider."),
+    "oidc_client_secret_file": Setting(
+        "A file with Moonyard's secret there, that nobody but its owner may read.",
+        type=click.Path(path_type=Path, dir_okay=False, resolve_path=True),
+    ),
+    "oidc_name": Setting("How the login page calls that provider.", default="your organisation", show_default=True),
+    "oidc_claim": Setting("The claim that names the account.", default="email", show_default=True),
+    "oidc_creates": Setting(
+        "Whether a first login there makes an account that is not there yet: yes or no.",
+        type=click.BOOL,
+        default=False,
+        show_default="no",
     ),
     "session_seconds": Setting(
         "How long a login holds.", type=click.FloatRange(60), default=1209600.0, show_default="14 days"

@@ -15,7 +15,8 @@ return {
       name = "look",
       script = function(job)
         if job.trigger.kind == "webhook" then
-          log.info(job.trigger.event .. " by " .. (job.trigger.sender or "somebody") .. " came by hook " .. job.trigger.by)
+          local sender = job.trigger.sender or "somebody"
+          log.info(job.trigger.event .. " by " .. sender .. " came by hook " .. job.trigger.by)
         end
         if job.inputs.commit ~= "" and not job.inputs.commit:match("^%x+$") then
           error("that is no commit: " .. job.inputs.commit)

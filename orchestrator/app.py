@@ -11,12 +11,9 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
 from orchestrator import access, addresses, answers, form
-from orchestrator import parts as replica
-from orchestrator.authentication import Identity
 from orchestrator.description import Description
 from orchestrator.parts import STATE_NAME, Parts
 from orchestrator.problems import Refusal
-from orchestrator.refusals import NOBODY, Refused
 from orchestrator.routes import (
     accounts,
     approvals,
@@ -27,6 +24,7 @@ from orchestrator.routes import (
     http_limits,
     logins,
     metrics,
+    pages,
     plugins,
     queue,
     runner_tokens,
@@ -58,6 +56,7 @@ ROUTES: Final = (
     http_limits,
     hooks,
     approvals,
+    pages,
 )
 
 
@@ -88,17 +87,6 @@ def create(parts: Parts) -> Litestar:
 
 def _answer(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Answer what ended a request, and note for the audit what was refused for who asked."""
-    if isinstance(error, Refusal) and error.is_of_rights:
-        scope = request.scope
-        identity = scope["auth"] if "auth" in scope else None  # noqa: SIM401  # `get` has no type in a scope
-        route = scope["path_template"] if "path_template" in scope else scope["path"]
-        refused = Refused(
-            actor=identity.actor if isinstance(identity, Identity) else NOBODY,
-            address=addresses.client_address(request),
-            action=f"{request.method} {route}",
-            subject=error.subject or scope["path"],
-            code=error.code,
-            message=error.message,
-        )
-        replica.of(request).refusals.note(refused)
+    if isinstance(error, Refusal):
+        refused_requests.note(request, error)
     return answers.answer(request, error)

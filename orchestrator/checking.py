@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, TypeVar
 
@@ -32,8 +32,12 @@ class Checker:
 
     @staticmethod
     @asynccontextmanager
-    async def open() -> AsyncGenerator[Checker]:
-        async with WarmParent.start() as parent:
+    async def open(required: Sequence[str] = ()) -> AsyncGenerator[Checker]:
+        """Have one; with the walls that are required, or not at all."""
+        async with WarmParent.start(required=required) as parent:
+            if required:
+                async with parent.fork():
+                    pass  # better to end now than with each file
             yield Checker(parent)
 
     async def check(self, filename: str, source: str, catalogue: Catalogue) -> LoadedPipeline:

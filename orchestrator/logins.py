@@ -67,12 +67,7 @@ async def checked(database: Database, name: str, password: str, address: str) ->
     keys = [f"account:{name}", f"address:{address}"]
     seconds = await database.value(sql.LOGIN_TRY, keys)
     if seconds is not None:
-        raise TooMany(
-            f"too many logins failed: the next is looked at in {max(1, round(seconds))} s",
-            code="login_throttled",
-            hint="Whoever forgot a password gets an invitation from those who manage accounts.",
-            seconds=float(seconds),
-        ).audited(f"account {name}")
+        raise _throttled(float(seconds)).audited(f"account {name}")
     row = await database.row(sql.ACCOUNT_BY_NAME, name)
     stored: str | None = None if row is None else row["password_hash"]
     if not await passwords.are_same(stored, password) or row is None or stored is None:
@@ -190,6 +185,28 @@ async def device_take(database: Database, device_code: str, session_seconds: flo
     return await session(database, row["account_id"], row["client"], session_seconds)
 
 
+async def device_answer(database: Database, user_code: str, identity: Identity, *, is_yes: bool) -> None:
+    """Let a command line act as an account, or refuse it."""
+    await database.rows(sql.DEVICE_ANSWER, user_code, identity.account if is_yes else None)
+    if not is_yes:
+        log.warning("account `%s` refused a login of a command line", identity.account_name)
+
+
+async def count_guess(database: Database, address: str) -> None:
+    """Count a code that is typed in, as a login that may go wrong.
+
+    :raises TooMany: when the address has to wait, after some that were wrong.
+    """
+    seconds = await database.value(sql.LOGIN_TRY, [f"address:{address}"])
+    if seconds is not None:
+        raise _throttled(float(seconds))
+
+
+async def guess_was_right(database: Database, address: str) -> None:
+    """Take back what was counted."""
+    await database.rows(sql.LOGIN_WENT_WELL, "", f"address:{address}")
+
+
 async def who_am_i(database: Database, identity: Identity) -> WhoAmI:
     """Say who a token stands for, and what it may do."""
     expires_at = await database.value(tokens_sql.EXPIRES_AT, identity.token)
@@ -214,6 +231,15 @@ async def forget_old(database: Database) -> None:
     """Remove what logins left: failures of more than an hour ago, sessions and questions that expired."""
     for statement in (sql.LOGIN_FAILURES_FORGET, sql.DEVICE_LOGINS_FORGET, sql.SESSIONS_REMOVE):
         await database.rows(statement)
+
+
+def _throttled(seconds: float) -> TooMany:
+    return TooMany(
+        f"too many logins failed: the next is looked at in {max(1, round(seconds))} s",
+        code="login_throttled",
+        hint="Whoever forgot a password gets an invitation from those who manage accounts.",
+        seconds=seconds,
+    )
 
 
 def _wrong() -> Unauthenticated:

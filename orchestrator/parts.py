@@ -17,6 +17,7 @@ from orchestrator.hooks.deliveries import Deliveries
 from orchestrator.http_limits import HttpLimits
 from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
+from orchestrator.oidc import Provider
 from orchestrator.protections import Protections
 from orchestrator.record import Record
 from orchestrator.refusals import Refusals
@@ -38,6 +39,8 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     record: Record
     submissions: Submissions
     http_limits: HttpLimits
+    oidc: Provider | None
+    """Who else says who somebody is."""
     protections: Protections
     hooks: Deliveries
     refusals: Refusals

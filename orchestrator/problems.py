@@ -25,6 +25,7 @@ from schema.wire import ProblemDocument
 
 log: Final = logging.getLogger(__name__)
 
+_BODY_READER: Final = "litestar.serialization.msgspec_hooks"
 _FRAMEWORK_CODES: Final = {
     400: "request_invalid",
     404: "route_unknown",
@@ -155,10 +156,8 @@ def of(request: Request[Any, Any, Any], error: Exception) -> tuple[ProblemDocume
             return _of(error, 500, path), {}
         case HTTPException():
             return _of_framework(request, error, path), dict(error.headers or {})
-        case RecursionError():
-            log.warning("%s %s: the body is nested too deeply", request.method, path, exc_info=error)
-            nested = Refusal("the body is nested too deeply: nothing that this API takes is", code="body_invalid")
-            return _of(nested, nested.status, path), {}
+        case RecursionError() | UnicodeDecodeError() if (unreadable := _unreadable(request, error)) is not None:
+            return _of(unreadable, unreadable.status, path), {}
         case asyncpg.CharacterNotInRepertoireError() | asyncpg.UntranslatableCharacterError():
             invalid = RequestInvalid("the request holds a text with a NUL character, which Postgres cannot store")
             return _of(invalid, invalid.status, path), {}
@@ -169,6 +168,24 @@ def of(request: Request[Any, Any, Any], error: Exception) -> tuple[ProblemDocume
                 hint=f"Its log has the details, under request {request_id()}.",
             )
             return _of(defect, 500, path), {}
+
+
+def _unreadable(request: Request[Any, Any, Any], error: Exception) -> Refusal | None:
+    """Say what is wrong with a body where the reading of it met an error that the framework does not expect."""
+    if isinstance(error, RecursionError):
+        log.warning("%s %s: the body is nested too deeply", request.method, request.url.path, exc_info=error)
+        return Refusal("the body is nested too deeply: nothing that this API takes is", code="body_invalid")
+    if _arose_in(error, _BODY_READER):
+        return Refusal("the body is no JSON: it holds a text that is not UTF-8", code="body_invalid")
+    return None
+
+
+def _arose_in(error: Exception, module: str) -> bool:
+    """Tell whether an error was raised by a module's own code."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    return place is not None and place.tb_frame.f_globals.get("__name__") == module
 
 
 def request_id() -> str | None:

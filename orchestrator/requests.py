@@ -35,7 +35,7 @@ ID_HEADER: Final = b"x-request-id"
 HEADERS_MAXIMUM: Final = 100
 HEADERS_ALWAYS: Final = [
     ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
+    ("Referrer-Policy", "same-origin"),  # with `no-referrer`, browsers would hide the origin of our own forms from us
     ("Cross-Origin-Resource-Policy", "same-origin"),
 ]
 """In every answer; uvicorn writes them, also into those that are its own."""

@@ -29,6 +29,7 @@ from orchestrator.leaks import Leaks
 from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
 from orchestrator.parts import Parts
+from orchestrator.oidc import Provider
 from orchestrator.protections import Protections
 from orchestrator.record import Record
 from orchestrator.refusals import Refusals
@@ -83,7 +84,7 @@ async def run(
         raise schema_database.schema_version_wrong(settings.database_url, current, head)
     with _listening_socket(settings.host, settings.port) as listening:
         async with (
-            Checker.open() as checker,
+            Checker.open(settings.sandbox_require) as checker,
             _database(settings) as database,
             _parts(settings, database, checker, tracer) as parts,
         ):
@@ -152,6 +153,7 @@ async def _parts(
         record=Record(database, notifications, Leaks(database, settings.secret_keys)),
         submissions=submissions,
         http_limits=HttpLimits(database),
+        oidc=None if settings.oidc is None else Provider(settings.oidc),
         protections=protections,
         hooks=Deliveries(
             database,

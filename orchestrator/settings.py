@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from orchestrator.master_keys import MasterKeys
+from orchestrator.oidc import OidcSettings
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,6 +65,8 @@ class OrchestratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     artifact_region: str | None = None
     plugin_folder: Path | None = None
     """Where plugins are beside those that ship: a folder for each."""
+    sandbox_require: tuple[str, ...] = ()
+    """The walls around Lua without which no file is loaded (``sandbox.wall.LAYERS``)."""
     losses_maximum: int = 3
     """How often a job is queued again after its attempt was lost."""
     connections_maximum: int = 16
@@ -81,5 +84,7 @@ class OrchestratorSettings(msgspec.Struct, frozen=True, kw_only=True):
     session_seconds: float = 14 * 86400.0
     """How long a login holds."""
     edge: EdgeSettings = EdgeSettings()
+    oidc: OidcSettings | None = None
+    """The identity provider by which people log in, beside passwords."""
     drain_seconds: float = 25.0
     """How long requests under way may take after the replica was told to stop."""

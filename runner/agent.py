@@ -75,6 +75,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How many bytes of packed caches are kept here."""
     drain_seconds: float = 600.0
     """How long running jobs may go on after the runner was told to stop."""
+    sandbox_require: tuple[str, ...] = ()
+    """The walls around Lua without which it does not start (``sandbox.wall.LAYERS``)."""
     shells: bool = True
     """Whether users may open shells in containers here."""
     web: WebSettings = WebSettings()
@@ -438,12 +440,15 @@ async def serve(settings: AgentSettings, stop: anyio.Event, tracer: Tracer | Non
     """
     with single_error(), owners.take(settings.engine.state_folder) as owner:
         async with (
-            WarmParent.start() as parent,
+            WarmParent.start(required=settings.sandbox_require) as parent,
             Engine.open(settings.engine, owner.name) as engine,
             reaping(settings.engine.state_folder, owner, engine),
             Client.open(settings.orchestrators, settings.token, tls_ca=settings.tls_ca) as client,
             Web.open(settings.web, Ceilings(client)) as web,
         ):
+            if settings.sandbox_require:
+                async with parent.fork():
+                    pass  # better to end now than with each job
             agent = Agent(settings, client, engine, parent, owner, web, tracer)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_drain_when, stop, agent)

@@ -22,6 +22,11 @@ from schema.errors import MoonyardError
 
 INSIDE: Final = PurePosixPath("/workspace")
 """The workspace as containers see it."""
+LENGTH_MAXIMUM: Final = 4096
+"""Of a path, in bytes, as Linux has it."""
+DEPTH_MAXIMUM: Final = 200
+"""How many names a path has: trees are not walked deeper."""
+SHOWN_MAXIMUM: Final = 200
 FOLDER_MODE: Final = 0o777
 """Containers run as any user."""
 _KINDS: Final = {
@@ -65,8 +70,10 @@ def open_file(workspace: Path, path: str) -> Generator[BufferedReader]:
 def parts(path: str) -> list[str]:
     """Take a path apart; of the workspace itself there are none.
 
-    :raises JailError: for what lies outside by its very name.
+    :raises JailError: for what lies outside by its very name, or is longer than paths are.
     """
+    if len(os.fsencode(path)) > LENGTH_MAXIMUM:
+        raise JailError(f"`{path[:SHOWN_MAXIMUM]}...` is longer than a path can be ({LENGTH_MAXIMUM} bytes)")
     pure = PurePosixPath(path)
     if pure.is_absolute():
         try:
@@ -75,6 +82,8 @@ def parts(path: str) -> list[str]:
             raise JailError(f"`{path}` lies outside the workspace ({INSIDE})") from error
     if not path or ".." in pure.parts or "\x00" in path:
         raise JailError(f"`{path}` does not name a file of the workspace")
+    if len(pure.parts) > DEPTH_MAXIMUM:
+        raise JailError(f"`{path[:SHOWN_MAXIMUM]}...` is more than {DEPTH_MAXIMUM} folders deep")
     return list(pure.parts)
 
 

@@ -281,8 +281,8 @@ class Job:
         if checked is None or checked == described:
             return described
         text = (
-            f"{self._order.filename} describes another pipeline now than when it was checked, as one does that looks at "
-            "the time or at random numbers; it runs as it was checked"
+            f"{self._order.filename} describes another pipeline now than when it was checked, as one does that looks "
+            "at the time or at random numbers; it runs as it was checked"
         )
         await self._stream.log(None, "warn", "system", text)
         return checked

@@ -20,7 +20,7 @@ from runner import beneath, jail
 from runner.jail import JailError
 
 COPY_BYTES: Final = 1024 * 1024
-DEPTH_MAXIMUM: Final = 200
+DEPTH_MAXIMUM: Final = jail.DEPTH_MAXIMUM
 ENTRIES_MAXIMUM: Final = 100_000
 """Of what is told."""
 LOOKED_AT_MAXIMUM: Final = 1_000_000

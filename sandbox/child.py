@@ -96,6 +96,6 @@ def main(
         host.send(msgspec.msgpack.encode(Ready(raised=layers.raised, missing=layers.missing)))
         prepared.serve(host, (seed[0], seed[1]))
     except BaseException as defect:  # noqa: BLE001  # the last word of a process that has no log
-        told = ErrorInfo(code="sandbox_failed", message=f"a Lua process met a defect: {type(defect).__name__}: {defect}")
-        host.send(msgspec.msgpack.encode(Failed(error=told)))
+        message = f"a Lua process met a defect: {type(defect).__name__}: {defect}"
+        host.send(msgspec.msgpack.encode(Failed(error=ErrorInfo(code="sandbox_failed", message=message))))
     os._exit(EXIT_DEFECT)

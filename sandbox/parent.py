@@ -7,7 +7,7 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -16,7 +16,7 @@ import anyio.abc
 import msgspec
 
 from sandbox.frames import Fork, Kill, encoder, from_parent
-from sandbox.process import EXIT_UNKNOWN, LuaProcess, Sandbox, SandboxLost
+from sandbox.process import EXIT_UNKNOWN, LuaProcess, Sandbox, SandboxLost, SandboxWeak
 from sandbox.wall import Layers, Limits
 from schema.errors import single_error
 
@@ -31,8 +31,9 @@ _MESSAGE_BYTES: Final = 4096
 class WarmParent:
     """Gives sandboxes. Any number may live at once; each is a process of its own."""
 
-    def __init__(self, tasks: anyio.abc.TaskGroup, limits: Limits, program: str) -> None:
+    def __init__(self, tasks: anyio.abc.TaskGroup, limits: Limits, required: Sequence[str], program: str) -> None:
         self._tasks = tasks
+        self._required = required
         self._limits = limits
         self._program = program
         self._starting = anyio.Lock()
@@ -43,14 +44,17 @@ class WarmParent:
 
     @staticmethod
     @asynccontextmanager
-    async def start(limits: Limits | None = None, *, program: str = PROGRAM) -> AsyncGenerator[WarmParent]:
+    async def start(
+        limits: Limits | None = None, *, required: Sequence[str] = (), program: str = PROGRAM
+    ) -> AsyncGenerator[WarmParent]:
         """Have a warm parent for the span of a block. Its process starts while the caller goes on.
 
+        :param required: the walls without which there is no Lua process (``sandbox.wall.LAYERS``).
         :param program: what is run in the warm parent's place.
         """
         with single_error():
             async with anyio.create_task_group() as tasks:
-                parent = WarmParent(tasks, limits or Limits(), program)
+                parent = WarmParent(tasks, limits or Limits(), required, program)
                 tasks.start_soon(parent.connect)
                 try:
                     yield parent
@@ -71,6 +75,7 @@ class WarmParent:
         """Have a fresh Lua process for the span of a block, in which nothing is loaded.
 
         :raises SandboxLost: when there is none to be had.
+        :raises SandboxWeak: when a wall is missing that is required.
         """
         process = await self._fork()
         try:
@@ -78,6 +83,7 @@ class WarmParent:
                 ready = await process.wait_until_ready()
                 self.layers = Layers(raised=ready.raised, missing=ready.missing)
                 self._tell_missing(ready.missing)
+                self._refuse_missing(ready.missing)
             if scope.cancelled_caught:
                 raise SandboxLost(f"a Lua process did not start within {START_SECONDS:.0f} s")
             yield process
@@ -105,6 +111,14 @@ class WarmParent:
                 log.debug("the warm parent did not take a request: %s", error)
                 connection.dead = True
         raise SandboxLost("no Lua process could be started: the warm parent ends at once")
+
+    def _refuse_missing(self, missing: dict[str, str]) -> None:
+        for layer in self._required:
+            if layer in missing:
+                raise SandboxWeak(
+                    f"Lua is not run here: the wall `{layer}` is missing ({missing[layer]})",
+                    hint="The setting `sandbox_require` wants it; `moonyard doctor` says what this machine has.",
+                )
 
     def _tell_missing(self, missing: dict[str, str]) -> None:
         if missing and not self._told_missing:

@@ -95,6 +95,12 @@ class SandboxLost(SandboxFailed):
     code = "sandbox_lost"
 
 
+class SandboxWeak(SandboxFailed):
+    """A wall is missing that has to stand (the setting `sandbox_require`)."""
+
+    code = "sandbox_wall_missing"
+
+
 class SandboxStopped(SandboxFailed):
     """The Lua process was ended for one of its scripts that could not be stopped otherwise."""
 

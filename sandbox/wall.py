@@ -84,6 +84,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     load_cpu_seconds: int = 2
 
 
+LAYERS: Final = ("namespaces", "empty root", "own user", "limits", "landlock", "seccomp")
+"""All that there are."""
+
+
 class Layers(msgspec.Struct, frozen=True, kw_only=True):
     """Which walls stand, and which the host could not give, with the reason."""
 

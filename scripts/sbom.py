@@ -74,6 +74,7 @@ def main(arguments: list[str]) -> int:
 def document() -> str:
     """Give the bill of materials as CycloneDX 1.6 in JSON.
 
+    :raises LockInvalid: when the lock file lacks something.
     :raises NotInstalled: when a locked package is not installed in that version.
     """
     project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -92,6 +93,8 @@ def document() -> str:
     bom = _Bom(components=[*components.values(), *others])
     bom.metadata.component = ours
     direct = [Requirement(text) for text in project["project"]["dependencies"]]
+    if unlocked := sorted({canonicalize_name(one.name) for one in direct} - set(components)):
+        raise lock_file.LockInvalid(f"not locked: {', '.join(unlocked)}; `make lock` writes the lock files anew")
     bom.register_dependency(ours, [components[canonicalize_name(one.name)] for one in direct] + others)
     extras: dict[str, set[str]] = {canonicalize_name(one.name): one.extras for one in direct}
     for name, component in components.items():

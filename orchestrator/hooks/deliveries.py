@@ -13,7 +13,8 @@ import msgspec
 
 from orchestrator.database import Database, Row
 from orchestrator.hooks import forges, keys, rules, samples, signatures
-from orchestrator.hooks.forges import Delivery
+from orchestrator.hooks.forges import Delivery, DeliveryInvalid
+from orchestrator.hooks.signatures import DeliveryExpired
 from orchestrator.hooks.throttle import Throttle
 from orchestrator.master_keys import MasterKeys, SecretsUnavailable
 from orchestrator.metrics import Metrics
@@ -121,10 +122,13 @@ class Deliveries:
         wrong = "no such hook"
         if known is not None:
             row = known.row
-            wrong = signatures.wrong(row["kind"], known.secrets, headers, body, row["now"])
+            try:
+                wrong = signatures.wrong(row["kind"], known.secrets, headers, body, row["now"])
+            except DeliveryExpired:
+                self._note_refused(hook, address)
+                raise
         if known is None or wrong is not None:
-            self._throttle.note(hook, address)
-            self._metrics.note_delivery("refused")
+            self._note_refused(hook, address)
             if known is not None:
                 log.warning("hook `%s`: refused a request from %s: %s", known.name, address, wrong)
                 await self._database.rows(sql.REFUSED, known.id, wrong)
@@ -133,6 +137,10 @@ class Deliveries:
                 hint="`moonyard hook show` tells those who may see the hook what was wrong.",
             )
         return await self._verified(known, headers, body)
+
+    def _note_refused(self, hook: str, address: str) -> None:
+        self._throttle.note(hook, address)
+        self._metrics.note_delivery("refused")
 
     async def test(self, name: str, hook: UUID, message: HookTest) -> HookTested:
         """Have a delivery come to a hook, signed as its sender would sign it.
@@ -197,7 +205,12 @@ class Deliveries:
             raise HookUnavailable("this orchestrator cannot check signatures now") from error
 
     async def _verified(self, known: _Known, headers: Mapping[str, str], body: bytes) -> HookAnswer:
-        found = forges.read(known.row["kind"], headers, body)
+        try:
+            found = forges.read(known.row["kind"], headers, body)
+        except DeliveryInvalid as invalid:
+            self._metrics.note_delivery("failed")
+            log.warning("hook `%s`: a delivery that was signed is none: %s", known.name, invalid.message)
+            raise
         if found.is_ping:
             await self._note(known, found, "answered", reason="a ping")
             return HookAnswer(pong=True)

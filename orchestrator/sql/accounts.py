@@ -223,6 +223,22 @@ SELECT moonyard.note(
 FROM deleted
 """
 
+IDENTITY_FIND: Final = "SELECT account_id FROM moonyard.account_identities WHERE issuer = $1 AND subject = $2"
+
+# $1 issuer, $2 subject, $3 account, $4 who says so; nothing where the account is somebody else's there.
+IDENTITY_BIND: Final = """
+WITH bound AS (
+    INSERT INTO moonyard.account_identities (issuer, subject, account_id)
+    SELECT $1, $2, $3
+    WHERE NOT EXISTS (SELECT FROM moonyard.account_identities WHERE issuer = $1 AND account_id = $3)
+    RETURNING account_id
+)
+SELECT account_id, moonyard.note($4, 'bind identity', 'account ' || (
+    SELECT name FROM moonyard.accounts WHERE id = account_id
+), jsonb_build_object('issuer', $1::text, 'subject', $2::text))
+FROM bound
+"""
+
 # $1 id, $2 hash of the device code, $3 user code, $4 seconds, $5 address, $6 client
 DEVICE_BEGIN: Final = """
 INSERT INTO moonyard.device_logins (id, device_hash, user_code, expires_at, address, client)

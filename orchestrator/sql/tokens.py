@@ -49,7 +49,8 @@ LIST: Final = """
 SELECT token.id, token.kind, token.name, token.created_at, token.expires_at, token.revoked_at, token.last_used_at,
     token.uses_left, token.permissions, token.pipelines, account.name AS account
 FROM moonyard.tokens AS token LEFT JOIN moonyard.accounts AS account ON account.id = token.account_id
-WHERE $3 OR token.account_id = $1 OR ($2 AND token.kind IN ('registration', 'runner'))
+WHERE token.replaced_at IS NULL
+    AND ($3 OR token.account_id = $1 OR ($2 AND token.kind IN ('registration', 'runner')))
 ORDER BY token.created_at DESC, token.id DESC
 LIMIT 1000
 """

@@ -55,7 +55,10 @@ local function head_of(arguments)
   return commit
 end
 
-local function pull_large_files(path, access)
+-- In each submodule, for git calls a shell there; nothing of an operation's arguments is in its words.
+local PULL_IN_SUBMODULE = "git lfs install --local --skip-repo && git lfs pull"
+
+local function pull_large_files(path, submodules, access)
   if not git({ "lfs", "version" }, { check = false, quiet = true }).ok then
     plugin.fail(
       "lfs_missing", "git.clone: the image that git runs in has no git-lfs",
@@ -64,6 +67,11 @@ local function pull_large_files(path, access)
   end
   git({ "-C", path, "lfs", "install", "--local", "--skip-repo" })
   git({ "-C", path, "lfs", "pull" }, { access = access })
+  if submodules ~= "none" then
+    local words = { "-C", path, "submodule", "foreach", "--quiet" }
+    words[#words + 1] = submodules == "recursive" and "--recursive" or nil
+    git(append(words, PULL_IN_SUBMODULE), { access = access })
+  end
 end
 
 local function fill(arguments, access)
@@ -90,7 +98,7 @@ local function fill(arguments, access)
     git(words, { access = access })
   end
   if arguments.lfs then
-    pull_large_files(path, access)
+    pull_large_files(path, arguments.submodules, access)
   end
   return head_of(arguments)
 end

@@ -134,12 +134,18 @@ class Engine:
             tasks.start_soon(private.prune)
             stack.push_async_callback(engine.finish)
             tasks.start_soon(engine.keep_warm)
+            tasks.start_soon(engine.look_for_calls)
             yield engine
 
     @property
     def warm_count(self) -> int:
         """How many containers are ready."""
         return self._warm.count
+
+    async def look_for_calls(self) -> None:
+        """Ask early which system calls containers may make: the first container need not wait for it."""
+        with suppress(EngineError):  # whoever makes one asks again, and is told
+            await self._call_filter.get()
 
     async def keep_warm(self) -> None:
         """Keep containers ready, as many as the settings allow."""
@@ -501,8 +507,8 @@ class Engine:
 
         What an image's name means can change at any time, so only this is asked, and not before a container is made.
         """
-        if "@" not in wanted.name and not self._images.private.knows(wanted.name):
-            return True
+        if "@" not in wanted.name and registry(wanted.name) == "localhost":
+            return True  # nothing is ever pulled under such a name
         async with self._connection.reaching("looking at a container"):
             image = str((await describe(container))["Image"])
         return await self._images.may_be_used(wanted, image)

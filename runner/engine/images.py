@@ -110,7 +110,7 @@ class Images:
         # By a digest, Podman (4.3) finds an image under any repository's name.
         if "@" in wanted.name and names.repository(wanted.name) not in repositories(await self._inspect(image) or {}):
             return False
-        return not self.private.knows(wanted.name) or await self.private.allows(wanted.name, image, await wanted.key())
+        return await self.private.allows(wanted, image)
 
     async def foreign_platform(self, resolved: str) -> str | None:
         """Say for what kind of processors an image is, where this machine's are others and do not emulate them."""
@@ -176,7 +176,9 @@ class Images:
     async def _run(self, resolved: str, pull: _Pull) -> None:
         with pull.scope:
             try:
-                if pull.login is not None:
+                if pull.login is None:
+                    await self.private.learn(resolved)
+                else:
                     await self.private.begin(resolved)
                 await self._fetch_trying(resolved, pull)
                 if (image := await self.id_of(resolved)) is not None:

@@ -7,10 +7,14 @@
 
 A repository is an image's name without tag and digest. Of each one of which something was ever fetched with a job's
 credentials there is a file in the state folder, written before the fetch begins: so nothing of it is used by others at
-any moment, whatever dies when, and a runner that starts anew knows it too. The file says of each image, by its id,
-whose it is: anyone's (it was there before, or the registry gave it to the runner itself), or that of the credentials
-whose keyed hashes it lists. Others have to fetch it themselves, of which the registry's answer is what counts: what is
-here already is not sent again. Kubernetes keeps the same kinds of records (KEP-2535).
+any moment, whatever dies when, and a runner that starts anew knows it too. For runners with other state folders, and
+for one that lost its own, there is a mark in the engine besides, where the images are: an empty volume, whose labels
+name the repository and the images of it that are anyone's.
+
+The file says of each image, by its id, whose it is: anyone's (it was there before, or the registry gave it to the
+runner itself), or that of the credentials whose keyed hashes it lists. Others have to fetch it themselves, of which the
+registry's answer is what counts: what is here already is not sent again. Kubernetes keeps the same kinds of records
+(KEP-2535).
 
 What was fetched with the runner's own credentials is for all jobs: that is its owner's decision.
 """
@@ -27,12 +31,14 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
 import anyio.to_thread
 import msgspec
 from aiodocker.exceptions import DockerError
+from aiodocker.volumes import DockerVolume
 
 from runner.engine import names
 from runner.engine.connection import Connection
@@ -46,6 +52,10 @@ ANYONE: Final = ""
 KEYS_MAXIMUM: Final = 100
 """Of one image; the hashes noted last are kept."""
 KEY_BYTES: Final = 32
+EVERYBODYS_MAXIMUM: Final = 10_000
+"""How many images are remembered of which nothing has to be asked any more."""
+REPOSITORY_LABEL: Final = "moonyard.private"
+ANYONES_LABEL: Final = "moonyard.private.anyones"
 FORGOTTEN_SECONDS: Final = 24 * 3600.0
 """After which a repository of which nothing is here any more is forgotten: no pull takes that long."""
 _WHAT: Final = "the note of an image that is pulled with a job's credentials"
@@ -100,6 +110,8 @@ class PrivateImages:
     def __init__(self, state_folder: Path, connection: Connection) -> None:
         self._folder = state_folder / "private-images"
         self._connection = connection
+        self._everybodys: set[tuple[str, str]] = set()
+        """Images, by repository and id, that were found to be anyone's: that they stay."""
 
     async def key(self, image: str, login: Login | None) -> str:
         """Give the keyed hash of credentials for an image's registry; ``ANYONE`` for none.
@@ -109,42 +121,71 @@ class PrivateImages:
         return ANYONE if login is None else await anyio.to_thread.run_sync(self._hash, names.registry(image), login)
 
     def knows(self, image: str) -> bool:
-        """Tell whether anything of an image's repository was fetched with a job's credentials."""
+        """Tell whether it is known here that something of an image's repository is private."""
         return self._path(names.repository(image)).exists()
 
-    async def allows(self, image: str, image_id: str, key: str) -> bool:
-        """Tell whether those whose credentials have this hash may use an image by this name.
+    async def allows(self, wanted: Wanted, image_id: str) -> bool:
+        """Tell whether an image may be used by whoever wants it.
 
-        :param image_id: what the name means here.
+        :param image_id: what its name means here.
+        :raises MoonyardError: when the job is not to have the secret that would say so.
         """
-        record = await anyio.to_thread.run_sync(self._read, names.repository(image))
-        return record is None or bool({ANYONE, key}.intersection(record.allowed.get(_bare(image_id), ())))
+        image = names.repository(wanted.name), _bare(image_id)
+        if image in self._everybodys:
+            return True
+        await self.learn(wanted.name)
+        record = await anyio.to_thread.run_sync(self._read, image[0])
+        # One that is here while nothing is noted was here before anything will be.
+        allowed = [ANYONE] if record is None else record.allowed.get(image[1], [])
+        if ANYONE in allowed:
+            if len(self._everybodys) >= EVERYBODYS_MAXIMUM:
+                self._everybodys.clear()
+            self._everybodys.add(image)
+            return True
+        return bool(allowed) and await wanted.key() in allowed
+
+    async def learn(self, image: str) -> None:
+        """Take over what another runner marked in the engine about an image's repository, if nothing is noted here.
+
+        :raises StateFolderUnusable: when that cannot be noted.
+        :raises EngineError: when the engine does not tell.
+        """
+        repository = names.repository(image)
+        if not self.knows(image) and (marked := await self._mark_of(repository)) is not None:
+            await anyio.to_thread.run_sync(self._begin, marked)
 
     async def begin(self, image: str) -> None:
         """Note that an image is now fetched with a job's credentials. What is here of its repository stays anyone's.
 
         :raises StateFolderUnusable: when that cannot be noted.
-        :raises EngineError: when the engine does not say what is here.
+        :raises EngineError: when the engine does not say what is here, or does not take the mark.
         """
         repository = names.repository(image)
-        # Before it is noted that there is something private, nothing of it that is here can be.
-        here = set[str]() if self.knows(image) else (await self._here()).get(repository, set())
-        await anyio.to_thread.run_sync(self._begin, repository, here)
+        record = await anyio.to_thread.run_sync(self._read, repository)
+        if record is None:
+            # Before it is marked that there is something private, nothing of it that is here can be.
+            here = (await self._here()).get(repository, set())
+            record = _Private(repository=repository, allowed={found: [ANYONE] for found in here})
+        await anyio.to_thread.run_sync(self._begin, await self._mark(record))
 
     async def note(self, image: str, image_id: str, key: str) -> None:
         """Note that a registry gave an image to those whose credentials have this hash.
 
         :raises StateFolderUnusable: when that cannot be noted.
+        :raises EngineError: when the engine does not take the mark.
         """
         if self.knows(image):
-            await anyio.to_thread.run_sync(self._note, names.repository(image), _bare(image_id), key)
+            record = await anyio.to_thread.run_sync(self._note, names.repository(image), _bare(image_id), key)
+            if key != ANYONE:
+                await self._mark(record)  # another runner may have forgotten the repository meanwhile
 
     async def prune(self) -> None:
         """Forget the images that are not here any more, a day after."""
         try:
             if any(self._folder.glob("*.json")):
                 here = await self._here()
-                await anyio.to_thread.run_sync(self._prune, here, time.time() - FORGOTTEN_SECONDS)
+                for repository in await anyio.to_thread.run_sync(self._prune, here, time.time() - FORGOTTEN_SECONDS):
+                    await self._unmark(repository)
         except (EngineError, OSError) as error:
             log.warning("what is noted of private images could not be looked through: %s", error)
 
@@ -164,24 +205,26 @@ class PrivateImages:
             _write(path, key)
         return key
 
-    def _begin(self, repository: str, here: Collection[str]) -> None:
+    def _begin(self, record: _Private) -> None:
         with keeping(_WHAT), self._locked():
-            path = self._path(repository)
+            path = self._path(record.repository)
             if path.exists():
                 os.utime(path)
             else:
-                record = _Private(repository=repository, allowed={image: [ANYONE] for image in here})
                 _write(path, msgspec.json.encode(record))
 
-    def _note(self, repository: str, image_id: str, key: str) -> None:
+    def _note(self, repository: str, image_id: str, key: str) -> _Private:
         with keeping(_WHAT), self._locked():
             record = self._read(repository) or _Private(repository=repository)
             keys = record.allowed.get(image_id, [])
             if key not in keys:
                 record.allowed[image_id] = [ANYONE] if ANYONE in {key, *keys} else [*keys, key][-KEYS_MAXIMUM:]
                 _write(self._path(repository), msgspec.json.encode(record))
+        return record
 
-    def _prune(self, here: Mapping[str, Collection[str]], before: float) -> None:
+    def _prune(self, here: Mapping[str, Collection[str]], before: float) -> list[str]:
+        """Leave out what is not here any more; give the repositories of which nothing is."""
+        forgotten: list[str] = []
         with self._locked():
             for path in self._folder.glob("*.json"):
                 if path.stat().st_mtime > before:
@@ -192,8 +235,11 @@ class PrivateImages:
                 }
                 if record.repository and not here.get(record.repository):
                     path.unlink()
+                    forgotten.append(record.repository)
                 elif len(left) < len(record.allowed):
                     _write(path, msgspec.json.encode(_Private(repository=record.repository, allowed=left)))
+
+        return forgotten
 
     def _read(self, repository: str) -> _Private | None:
         try:
@@ -215,6 +261,38 @@ class PrivateImages:
                 here[repository].add(_bare(str(image["Id"])))
         return here
 
+    async def _mark(self, record: _Private) -> _Private:
+        """Mark a repository in the engine; give what the mark says, which may be another runner's."""
+        anyones = ",".join(image for image, keys in record.allowed.items() if ANYONE in keys)
+        labels = {REPOSITORY_LABEL: record.repository, ANYONES_LABEL: anyones}
+        volume = {"Name": _volume(record.repository), "Labels": labels}
+        try:
+            async with self._connection.reaching("marking images as private"):
+                told = await self._connection.docker._query_json(  # noqa: SLF001  # its own way drops the labels
+                    "volumes/create", "POST", data=volume
+                )
+        except DockerError as error:
+            raise EngineError(f"{_WHAT} could not be made in the engine: {first_line(error.message)}") from error
+        return _marked(record.repository, told)
+
+    async def _mark_of(self, repository: str) -> _Private | None:
+        try:
+            async with self._connection.reaching("looking for the mark of private images"):
+                told = await self._connection.docker._query_json(f"volumes/{_volume(repository)}")  # noqa: SLF001
+        except DockerError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise EngineError(f"{_WHAT} could not be looked for: {first_line(error.message)}") from error
+        return _marked(repository, told)
+
+    async def _unmark(self, repository: str) -> None:
+        try:
+            async with self._connection.reaching("forgetting private images"):
+                await DockerVolume(self._connection.docker, _volume(repository)).delete()
+        except DockerError as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise EngineError(f"{_WHAT} could not be removed: {first_line(error.message)}") from error
+
     @contextmanager
     def _locked(self) -> Generator[None]:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -223,7 +301,7 @@ class PrivateImages:
             yield
 
     def _path(self, repository: str) -> Path:
-        return self._folder / f"{hashlib.sha256(repository.encode()).hexdigest()[:32]}.json"
+        return self._folder / f"{_name(repository)}.json"
 
 
 def repositories(facts: Mapping[str, Any]) -> set[str]:  # the engine's own JSON
@@ -231,6 +309,20 @@ def repositories(facts: Mapping[str, Any]) -> set[str]:  # the engine's own JSON
     tags: list[str] = facts.get("RepoTags") or []
     digests: list[str] = facts.get("RepoDigests") or []
     return {names.repository(names.with_registry(name)) for name in (*tags, *digests)}  # Docker tells short names
+
+
+def _volume(repository: str) -> str:
+    return f"moonyard-private-{_name(repository)}"
+
+
+def _name(repository: str) -> str:
+    return hashlib.sha256(repository.encode()).hexdigest()[:32]
+
+
+def _marked(repository: str, volume: Mapping[str, Any]) -> _Private:  # the engine's own JSON
+    labels: dict[str, str] = volume.get("Labels") or {}
+    anyones = filter(None, labels.get(ANYONES_LABEL, "").split(","))
+    return _Private(repository=repository, allowed={image: [ANYONE] for image in anyones})
 
 
 def _bare(image_id: str) -> str:

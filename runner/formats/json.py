@@ -40,7 +40,8 @@ def _problem(text: bytes, error: Exception) -> DataInvalid:
     except RecursionError:
         return DataInvalid(f"it is nested deeper than {plain.DEPTH_MAXIMUM} levels")
     except ValueError as problem:
-        return DataInvalid(str(problem))
+        told = str(problem)
+        return DataInvalid("it has a number of more digits than are read" if "int_max_str_digits" in told else told)
     return DataInvalid(str(error))
 
 

@@ -61,7 +61,7 @@ def to_lua(value: Any, *, nulls: bool = True) -> Value:
             case bool() | float() | str() | bytes():
                 return item
             case int():
-                return item if -INTEGER_MAXIMUM <= item < INTEGER_MAXIMUM else _as_number(item)
+                return item if -INTEGER_MAXIMUM <= item < INTEGER_MAXIMUM else as_number(item)
             case list():
                 return [convert(inner, depth + 1) for inner in item]  # pyright: ignore[reportUnknownVariableType]
             case dict():
@@ -76,7 +76,8 @@ def to_lua(value: Any, *, nulls: bool = True) -> Value:
     return convert(value, 1)
 
 
-def _as_number(value: int) -> float:
+def as_number(value: int) -> float:
+    """Give an integer as a number, as far as one goes."""
     try:
         return float(value)
     except OverflowError:
@@ -108,9 +109,11 @@ def from_lua(value: Value, check: Callable[[Value, str], None], *, names_only: b
                     f"{_named(where)} is a string that is not UTF-8 text",
                     hint="Write base64.encode(value) in its place.",
                 )
-            case _:
+            case None | bool() | int() | float() | str():
                 check(item, _named(where))
                 return item
+            case _:
+                raise DataInvalid(f"{_named(where)} is {lua_type(item)}, which cannot be written")
 
     return convert(value, "")
 

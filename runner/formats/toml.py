@@ -13,6 +13,10 @@ from runner.formats.plain import DataInvalid
 from sandbox.frames import Value
 
 TEXT_BYTES_MAXIMUM: Final = 4 * 1024 * 1024
+# The reader takes time by the square of a dotted key's parts: one of too many is refused before. (Whatever looks like
+# one does not get by, a text of so many words with dots between included.)
+_KEY: Final = rb"""(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+"""
+_DOTTED: Final = re.compile(rb"(?<![A-Za-z0-9_-])(?:" + _KEY + rb"\.[ \t]*+){%d}" % plain.DEPTH_MAXIMUM)
 _PLACE: Final = re.compile(
     r"(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)", re.DOTALL
 )
@@ -25,12 +29,17 @@ def decode(text: bytes) -> Value:
     """
     if len(text) > TEXT_BYTES_MAXIMUM:
         raise DataInvalid(f"it has {len(text)} bytes, and at most {TEXT_BYTES_MAXIMUM} (4 MiB) of TOML are read")
+    if (dotted := _DOTTED.search(text)) is not None:
+        line = text.count(b"\n", 0, dotted.start()) + 1
+        raise DataInvalid(f"line {line}: it is nested deeper than {plain.DEPTH_MAXIMUM} levels")
     try:
         value: dict[str, Any] = tomllib.loads(text.decode())
     except tomllib.TOMLDecodeError as error:
         raise _problem(text, str(error)) from error
     except UnicodeDecodeError as error:
         raise plain.not_text(text, error) from error
+    except ValueError as error:  # it does not say so of every number that Python does not read
+        raise DataInvalid("it has a number of more digits than are read") from error
     except RecursionError as error:
         raise DataInvalid(f"it is nested deeper than {plain.DEPTH_MAXIMUM} levels") from error
     return plain.to_lua(value)

@@ -19,6 +19,7 @@ from runner.formats.plain import DataInvalid
 from sandbox.frames import NULL, Value
 
 TEXT_BYTES_MAXIMUM: Final = 4 * 1024 * 1024
+DOCUMENTS_MAXIMUM: Final = 10_000
 CHARACTERS_A_VALUE: Final = 32
 """So many of a text count as one more value."""
 WIDTH: Final = 120
@@ -58,8 +59,10 @@ class _Reader:
         self._levels: list[_Level] = []
         self._anchors: dict[str, tuple[Value, int]] = {}
         self._documents: list[Value] = []
+        self._weight = 0
+        """Of all documents before."""
 
-    def read(self, text: bytes) -> list[Value]:
+    def read(self, text: bytes, documents_maximum: int) -> list[Value]:
         for event in _parse(text, Loader=_Parser):
             match event:
                 case yaml.ScalarEvent():
@@ -74,6 +77,8 @@ class _Reader:
                     self._close()
                 case yaml.DocumentStartEvent():
                     self._anchors.clear()
+                    if len(self._documents) >= documents_maximum:
+                        raise _too_many(documents_maximum)
                 case _:
                     pass
         return self._documents
@@ -115,7 +120,8 @@ class _Reader:
     def _add(self, value: Value, weight: int, mark: Any) -> None:
         if not self._levels:
             self._documents.append(value)
-            weight_of_all = weight
+            self._weight += weight
+            weight_of_all = self._weight
         else:
             level = self._levels[-1]
             level.weight += weight
@@ -186,7 +192,7 @@ def _integer(text: str) -> int | float:
     if len(text) > _DIGITS_MAXIMUM:
         return -math.inf if text.startswith("-") else math.inf
     value = int(text, 0) if text[:2] in {"0o", "0x"} else int(text)
-    return value if -plain.INTEGER_MAXIMUM <= value < plain.INTEGER_MAXIMUM else float(value)
+    return value if -plain.INTEGER_MAXIMUM <= value < plain.INTEGER_MAXIMUM else plain.as_number(value)
 
 
 def _only(kind: type | tuple[type, ...]) -> Callable[[str], Value]:
@@ -225,6 +231,12 @@ def _at(mark: Any, what: str) -> DataInvalid:
     return plain.at(mark.line + 1, mark.column + 1, what)
 
 
+def _too_many(maximum: int) -> DataInvalid:
+    if maximum == 1:
+        return DataInvalid("it has several documents, not one", hint="Give `all = true` for a list of them.")
+    return DataInvalid(f"it has more than {maximum} documents")
+
+
 def decode(text: bytes, *, every: bool = False) -> Value:
     """Read a document, or with ``every`` all of them into a list.
 
@@ -233,7 +245,7 @@ def decode(text: bytes, *, every: bool = False) -> Value:
     if len(text) > TEXT_BYTES_MAXIMUM:
         raise DataInvalid(f"it has {len(text)} bytes, and at most {TEXT_BYTES_MAXIMUM} (4 MiB) of YAML are read")
     try:
-        documents = _Reader().read(text)
+        documents = _Reader().read(text, DOCUMENTS_MAXIMUM if every else 1)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)
@@ -242,8 +254,6 @@ def decode(text: bytes, *, every: bool = False) -> Value:
         raise DataInvalid(" ".join(str(error).split())) from error
     if every:
         return documents
-    if len(documents) > 1:
-        raise DataInvalid(f"it has {len(documents)} documents, not one", hint="Give `all = true` for a list of them.")
     return documents[0] if documents else NULL
 
 

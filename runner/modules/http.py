@@ -47,6 +47,7 @@ BODIES: Final = ("json", "form", "body", "file", "files")
 SHOWN_BODY_LENGTH: Final = 200
 HIDDEN_PATH_BYTES_MINIMUM: Final = 16
 """A shorter path of a URL is a word that stands in other lines, too."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|//")
 
 Plain = str | int | float | bool
@@ -207,6 +208,9 @@ async def _request(job: JobContext, name: str, arguments: RequestArguments, priv
 
 def _url(name: str, arguments: RequestArguments, private: PrivatePlace | None) -> URL:
     written = text(name, "url", arguments.url)
+    if _CONTROL.search(written):
+        # They would be left out without a word, and another place be asked.
+        raise ArgumentInvalid(f"{name}: `url` has a line break, or another control character, in it")
     try:
         url = URL(written)
         if (base := arguments.client.base_url) is not None and not url.absolute:

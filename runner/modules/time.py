@@ -84,7 +84,9 @@ def _parse(arguments: ParseArguments) -> Value:
         if arguments.format is None:
             moment = datetime.fromisoformat(said.upper() if _RFC3339.fullmatch(said) else "none")
         else:
-            moment = datetime.strptime(said, _checked("time.parse", arguments.format))  # noqa: DTZ007  # it gets one
+            wanted = _checked("time.parse", arguments.format)
+            _check_once(wanted)
+            moment = datetime.strptime(said, wanted)  # noqa: DTZ007  # it gets one
         return (moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)).timestamp()
     except (ValueError, OverflowError) as error:
         wanted = "2026-11-24T18:00:00Z" if arguments.format is None else arguments.format
@@ -142,6 +144,14 @@ def _checked(name: str, wanted: str) -> str:
             + (f", got {unknown[0]!r}" if unknown else f", got {wanted[:80]!r}")
         )
     return text(name, "format", wanted)
+
+
+def _check_once(wanted: str) -> None:
+    """See that a text is asked for each part of a moment at most once."""
+    found = [one[0] for one in _DIRECTIVE.finditer(wanted) if one[1] != "%"]
+    for directive in found:
+        if found.count(directive) > 1:
+            raise ArgumentInvalid(f"time.parse: `format` has {directive} more than once: {wanted[:80]!r}")
 
 
 COMPUTING: Final = {

@@ -46,7 +46,8 @@ class PrivatePlace:
 
     def _add(self, *texts: str, minimum: int = PART_LENGTH_MINIMUM) -> None:
         # What the script has written itself may be read: a host, a path before the secret.
-        self._texts |= {text for text in texts if len(text) >= minimum and text not in self.shown}
+        shown = self.shown.lower()
+        self._texts |= {text for text in texts if len(text) >= minimum and text.lower() not in shown}
         self.__dict__.pop("_hidden", None)
 
     @functools.cached_property

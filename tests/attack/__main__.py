@@ -1,4 +1,4 @@
-"""``python -m tests.attack --json``: tries every attack, and says of each class what was tried, stopped, and got through.
+"""``python -m tests.attack --json``: tries every attack, and says of each class what was tried and what was stopped.
 
 Exit code 1 says that something got through. What cannot be tried on this machine is told with the reason, and counts as
 neither.
@@ -37,7 +37,9 @@ CLASSES: Final[dict[str, Trying]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__)
-    parser.add_argument("--class", dest="only", action="append", choices=list(CLASSES), help="only this one; repeatable")
+    parser.add_argument(
+        "--class", dest="only", action="append", choices=list(CLASSES), help="only this one; repeatable"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     parser.add_argument("--verbose", action="store_true", help="tell of each attempt on stderr")
     options = parser.parse_args()
@@ -74,10 +76,13 @@ async def _try(cluster: Cluster, names: Sequence[str]) -> tuple[dict[str, list[A
 def _table(found: Found) -> str:
     lines = [f"{'class':<12}{'tried':>6}{'stopped':>9}{'not tried':>11}{'got through':>13}{'seconds':>9}"]
     for name, one in found.classes.items():
-        lines.append(
-            f"{name:<12}{one.tried:>6}{one.stopped:>9}{len(one.not_tried):>11}{len(one.got_through):>13}{one.seconds:>9}"
-        )
-    lines += [f"{name}: not tried: {what}: {why}" for name, one in found.classes.items() for what, why in one.not_tried.items()]
+        not_tried, got_through = len(one.not_tried), len(one.got_through)
+        lines.append(f"{name:<12}{one.tried:>6}{one.stopped:>9}{not_tried:>11}{got_through:>13}{one.seconds:>9}")
+    lines += [
+        f"{name}: not tried: {what}: {why}"
+        for name, one in found.classes.items()
+        for what, why in one.not_tried.items()
+    ]
     lines += [f"GOT THROUGH: {got}" for got in found.got_through]
     return "\n".join(lines) + "\n"
 

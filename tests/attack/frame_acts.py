@@ -272,12 +272,20 @@ def arguments_of_all_shapes(taken: Taken) -> None:
     shapes: list[Any] = [None, True, -(2**63), 2**64 - 1, 1.5, float("nan"), "", "\x7f" * 70_000, b"\xff\xfe", [], {}]
     shapes += [[[]] * 1000, {1: 2}, {1.5: None}, {"": {}}, {b"\xff": 1}, msgspec.msgpack.Ext(1, b"\0\0\0\1")]
     names = ("fs.read", "fs.write", "process.run", "container.open", "http.get", "artifact.save", "json.encode")
-    more = ("regex.match", "time.sleep", "secret.get", "job.output", "archive.extract", "yaml.decode", "container.close")
+    more = (
+        "regex.match",
+        "time.sleep",
+        "secret.get",
+        "job.output",
+        "archive.extract",
+        "yaml.decode",
+        "container.close",
+    )
     for name in names + more:
         for shape in shapes:
             for arguments in ([shape], [shape, shape], [None, shape], [{"path": shape, "url": shape, "value": shape}]):
                 answer = taken.call(name, *arguments)
-                told = answer.get("error") or {}
+                told: dict[str, Any] = answer.get("error") or {}
                 if told.get("code") == "internal_error":
                     taken.say(f"DEFECT {name} {arguments!r:.100}: {told['message']}")
     _done(taken)

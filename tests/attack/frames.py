@@ -29,8 +29,8 @@ return { name = "bystander", stages = { { name = "s", script = function()
 end } } }
 """.replace("LINES", str(BYSTANDER_LINES))
 CODES = {
-    **dict.fromkeys(frame_acts.BREACHES, {"sandbox_breach"}),
-    **dict.fromkeys(frame_acts.ENDS, {"sandbox_failed"}),
+    **dict.fromkeys(frame_acts.BREACHES, frozenset({"sandbox_breach"})),
+    **dict.fromkeys(frame_acts.ENDS, frozenset({"sandbox_failed"})),
     "never come to an end": {"stage_timeout"},
     "never load": {"cpu_limit", "pipeline_invalid"},
     "take no answer": {"sandbox_breach"},

@@ -91,12 +91,22 @@ def writes(path: str, text: str = "x") -> Callable[[], object]:
     return write
 
 
-def reads(path: str, length: int = 64) -> Callable[[], object]:
-    def read() -> object:
+def reads(path: str, length: int = 64) -> Callable[[], bytes | None]:
+    def read() -> bytes | None:
         if not os.path.exists(path):
             return None
         with open(path, "rb", buffering=0) as file:
             return file.read(length)
+
+    return read
+
+
+def tells(path: str) -> Callable[[], object]:
+    """Read what the kernel may write with nothing in it: zeroes in the place of what it hides."""
+
+    def read() -> object:
+        lines = (reads(path, 4096)() or b"").splitlines()
+        return [line for line in lines if line.strip(b"\0 ") and not line.startswith(b"0000000000000000")]
 
     return read
 
@@ -150,7 +160,7 @@ def finds_mark(*patterns: str) -> Callable[[], object]:
 
 
 def cgroup_release() -> object:
-    got = []
+    got: list[object] = []
     for path in glob.glob("/sys/fs/cgroup/**/release_agent", recursive=True) + ["/sys/fs/cgroup/cgroup.procs"]:
         with contextlib.suppress(OSError):
             with open(path, "r+b", buffering=0) as file:
@@ -160,7 +170,7 @@ def cgroup_release() -> object:
 
 
 def cgroup_limits() -> object:
-    got = []
+    got: list[object] = []
     for name in ("memory.limit_in_bytes", "memory.max", "pids.max", "cpu.max", "cpu.cfs_quota_us", "devices.allow"):
         for path in glob.glob(f"/sys/fs/cgroup/**/{name}", recursive=True):
             with contextlib.suppress(OSError):
@@ -171,7 +181,7 @@ def cgroup_limits() -> object:
 
 
 def engine_sockets() -> object:
-    got = []
+    got: list[object] = []
     for pattern in ("/run/**/*.sock", "/var/run/**/*.sock", "/tmp/**/*.sock", "/.moonyard/**"):
         for path in glob.glob(pattern, recursive=True):
             with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
@@ -182,7 +192,7 @@ def engine_sockets() -> object:
 
 def abstract_sockets() -> object:
     """Connect to sockets of the machine's that have no file; those of the own network namespace are its own."""
-    got = []
+    got: list[object] = []
     with open("/proc/net/unix") as table:
         for line in table.readlines()[1:]:
             fields = line.split()
@@ -195,7 +205,7 @@ def abstract_sockets() -> object:
 
 def other_processes() -> object:
     """List processes that did not start in this container."""
-    got = []
+    got: list[object] = []
     for path in glob.glob("/proc/[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = Path(path).read_bytes().replace(b"\0", b" ")
@@ -205,7 +215,7 @@ def other_processes() -> object:
 
 
 def other_roots() -> object:
-    got = []
+    got: list[object] = []
     for path in glob.glob("/proc/[0-9]*/root"):
         with contextlib.suppress(OSError):
             if os.stat(path).st_dev != os.stat("/").st_dev:
@@ -276,7 +286,7 @@ class Namespaces:
 
 def release_agent_of_own_mount() -> object:
     """CVE-2022-0492: a cgroup file system mounted in one's own namespaces names a program that root runs outside."""
-    got = []
+    got: list[object] = []
     for controller in ("rdma", "memory", "cpuset", "pids", "misc", "perf_event"):
         os.makedirs("/tmp/cgroup", exist_ok=True)
         with contextlib.suppress(OSError):
@@ -289,7 +299,7 @@ def release_agent_of_own_mount() -> object:
 
 def own_proc() -> object:
     """Mount a /proc without what is masked, and write there."""
-    got = []
+    got: list[object] = []
     with contextlib.suppress(OSError):
         os.makedirs("/tmp/proc", exist_ok=True)
         call("mount", b"proc", b"/tmp/proc", b"proc", 0, None)
@@ -308,8 +318,16 @@ def own_proc() -> object:
 
 def masks_undone() -> object:
     """Take away what is mounted over parts of /proc and /sys."""
-    got = []
-    for path in ("/proc/kcore", "/proc/keys", "/proc/sys", "/proc/sysrq-trigger", "/sys/firmware", "/proc/acpi", "/.moonyard"):
+    got: list[object] = []
+    for path in (
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/sys",
+        "/proc/sysrq-trigger",
+        "/sys/firmware",
+        "/proc/acpi",
+        "/.moonyard",
+    ):
         if LIBC.umount2(path.encode(), 2) == 0:
             got.append(path)
         with contextlib.suppress(OSError):
@@ -328,7 +346,7 @@ def device_of_own_mount() -> object:
 
 
 def traces_outside() -> object:
-    got = []
+    got: list[object] = []
     for pid in range(1, 400):
         if os.path.exists(f"/proc/{pid}"):
             continue
@@ -340,8 +358,10 @@ def traces_outside() -> object:
 
 def capabilities() -> object:
     fields = dict(line.split(":\t") for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
-    dangerous = {2: "dac_read_search", 12: "net_admin", 13: "net_raw", 16: "sys_module", 17: "sys_rawio", 19: "sys_ptrace",
-                 21: "sys_admin", 22: "sys_boot", 25: "sys_time", 27: "mknod", 38: "perfmon", 39: "bpf"}  # fmt: skip
+    dangerous = {
+        2: "dac_read_search", 12: "net_admin", 13: "net_raw", 16: "sys_module", 17: "sys_rawio", 19: "sys_ptrace",
+        21: "sys_admin", 22: "sys_boot", 25: "sys_time", 27: "mknod", 38: "perfmon", 39: "bpf",
+    }  # fmt: skip
     bound = int(fields["CapBnd"], 16)
     return [name for bit, name in dangerous.items() if bound >> bit & 1]
 
@@ -363,13 +383,13 @@ def neighbours() -> object:
     """Look for others on the own network, by asking each address of it on the port that the neighbour listens at."""
     with open("/proc/net/route") as table:
         networks = [line.split() for line in table.readlines()[1:]]
-    got = []
+    got: list[object] = []
     for row in networks:
         destination, mask = (int(row[at], 16) for at in (1, 7))
         network, mask = (int.from_bytes(struct.pack("<I", number), "big") for number in (destination, mask))
         if not network or 0xFFFFFFFF ^ mask > 65536:
             continue
-        probes = []
+        probes: list[tuple[str, socket.socket]] = []
         for host in range(1, min(0xFFFFFFFF ^ mask, 64)):
             address = socket.inet_ntoa(struct.pack(">I", network + host))
             probe = socket.socket()
@@ -408,9 +428,15 @@ def try_escapes() -> None:
     attempt("make the kernel log's device", device("kmsg", 1, 11, 0o20000))
     for path in ("/dev/mem", "/dev/kmem", "/dev/kmsg", "/dev/port", "/dev/vda", "/dev/sda", "/dev/kvm", "/dev/fuse"):
         attempt(f"read {path}", reads(path))
-    for path in ("/proc/kcore", "/proc/kallsyms", "/proc/keys", "/proc/timer_list", "/proc/sched_debug", "/sys/firmware/x"):
-        attempt(f"read {path}", (lambda at: lambda: (reads(at)() or b"").strip(b"0 \n") if at != "/proc/kallsyms" else
-                                 [line for line in (reads(at, 4096)() or b"").splitlines() if not line.startswith(b"0000000000000000")])(path))
+    for path in (
+        "/proc/kcore",
+        "/proc/kallsyms",
+        "/proc/keys",
+        "/proc/timer_list",
+        "/proc/sched_debug",
+        "/sys/firmware/x",
+    ):
+        attempt(f"read {path}", tells(path))
     attempt("press a key of the kernel's", writes("/proc/sysrq-trigger", "h"))
     attempt("name a program for core dumps", writes("/proc/sys/kernel/core_pattern", "|/bin/true"))
     attempt("name a program for modules", writes("/proc/sys/kernel/modprobe", "/workspace/x"))
@@ -422,8 +448,12 @@ def try_escapes() -> None:
     attempt("register a kind of program", writes("/proc/sys/fs/binfmt_misc/register", ":x:M::x::/x:"))
     attempt("change interrupts", writes("/proc/irq/default_smp_affinity", "1"))
     attempt("put the machine to sleep", writes("/sys/power/state", "mem"))
-    attempt("take a device from its driver", lambda: [path for path in glob.glob("/sys/bus/pci/drivers/*/unbind")
-                                                     if os.access(path, os.W_OK) and writes(path)()])
+    attempt(
+        "take a device from its driver",
+        lambda: [
+            path for path in glob.glob("/sys/bus/pci/drivers/*/unbind") if os.access(path, os.W_OK) and writes(path)()
+        ],
+    )
     attempt("say what a cgroup runs at its end", cgroup_release)
     attempt("raise its own limits", cgroup_limits)
     attempt("trace a process outside", traces_outside)
@@ -437,7 +467,10 @@ def try_escapes() -> None:
     attempt("read the keys of the machine's root", keys)
     attempt("add a key to the ring of the machine's root", lambda: call("add_key", b"user", b"moonyard-x", b"x", 1, -4))
     attempt("load a program into the kernel", lambda: call("bpf", 5, b"\0" * 128, 128))
-    attempt("watch the processor", lambda: call("perf_event_open", struct.pack("=IIQ", 1, 128, 0) + b"\0" * 112, -1, 0, -1, 0))
+    attempt(
+        "watch the processor",
+        lambda: call("perf_event_open", struct.pack("=IIQ", 1, 128, 0) + b"\0" * 112, -1, 0, -1, 0),
+    )
     attempt("use io_uring", lambda: call("io_uring_setup", 1, ctypes.create_string_buffer(120)))
     attempt("stop the kernel at page faults", lambda: call("userfaultfd", 0))
     attempt("load a module", lambda: call("init_module", b"", 0, b""))
@@ -447,17 +480,39 @@ def try_escapes() -> None:
     attempt("read the kernel's log", lambda: call("syslog", 3, ctypes.create_string_buffer(4096), 4096))
     attempt("clear the kernel's log", lambda: call("syslog", 5, 0, 0) == 0 and "cleared")
     attempt("use ports of the processor", lambda: call("iopl", 3) == 0 and "allowed")
-    attempt("set the clock", lambda: subprocess.run(["date", "-s", "2020-01-01"], capture_output=True, check=False).returncode == 0)
+    attempt(
+        "set the clock",
+        lambda: subprocess.run(["date", "-s", "2020-01-01"], capture_output=True, check=False).returncode == 0,
+    )
     attempt("set the machine's name", lambda: socket.sethostname("attacked") or "set")
     attempt("become root by a setuid program", setuid_program)
     attempt("have dangerous capabilities", capabilities)
     attempt("gain rights by programs", no_new_rights)
     attempt("speak with the container engine", engine_sockets)
-    attempt("write where its commands come from", lambda: [path for path in ("/.moonyard", "/.moonyard/x") if os.access(path, os.W_OK) and not os.statvfs(path).f_flag & 1])
-    attempt("find another job's files", finds_mark("/workspace/../workspaces/**", "/var/**", "/proc/*/root/workspace/**",
-                                                   "/proc/*/cwd/**", "/tmp/**", "/run/**", "/.moonyard/**", "/mnt/**", "/dev/shm/**"))
+    attempt(
+        "write where its commands come from",
+        lambda: [
+            path
+            for path in ("/.moonyard", "/.moonyard/x")
+            if os.access(path, os.W_OK) and not os.statvfs(path).f_flag & 1
+        ],
+    )
+    attempt(
+        "find another job's files",
+        finds_mark(
+            "/workspace/../workspaces/**",
+            "/var/**",
+            "/proc/*/root/workspace/**",
+            "/proc/*/cwd/**",
+            "/tmp/**",
+            "/run/**",
+            "/.moonyard/**",
+            "/mnt/**",
+            "/dev/shm/**",
+        ),
+    )
     attempt("find another job's variables", finds_mark("/proc/*/environ", "/proc/*/cmdline"))
-    attempt("share memory with others", lambda: [line for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]])
+    attempt("share memory with others", lambda: Path("/proc/sysvipc/shm").read_text().splitlines()[1:])
 
 
 def try_as_root_of_namespaces() -> None:
@@ -489,8 +544,18 @@ def try_network() -> None:
     attempt("use the kernel's ciphers by sockets", raw_socket(38, socket.SOCK_SEQPACKET))
     attempt("open a raw socket", raw_socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
     attempt("see frames of the network", raw_socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0300))
-    attempt("change routes", lambda: [words for words in (["ip", "route", "add", "1.2.3.4", "dev", "lo"],) if
-                                      subprocess.run(words, capture_output=True, check=False).returncode == 0] if os.path.exists("/bin/ip") or os.path.exists("/sbin/ip") else None)
+    attempt(
+        "change routes",
+        lambda: (
+            [
+                words
+                for words in (["ip", "route", "add", "1.2.3.4", "dev", "lo"],)
+                if subprocess.run(words, capture_output=True, check=False).returncode == 0
+            ]
+            if os.path.exists("/bin/ip") or os.path.exists("/sbin/ip")
+            else None
+        ),
+    )
     attempt("find a neighbour", neighbours)
     attempt("connect to sockets without a file", abstract_sockets)
     for where in LISTENERS:

@@ -218,7 +218,7 @@ async def runner() -> AsyncGenerator[Runner]:
             image_map=images,
             pids=256,
             memory_bytes=MEMORY_BYTES,
-            allow=(Allowance(pipelines=[ALLOWED_PIPELINE], privileged=True),),
+            allow=[Allowance(pipelines=[ALLOWED_PIPELINE], privileged=True)],
         )
         limits = Limits(lua_bytes=64 * 1024**2, cpu_seconds=2, load_cpu_seconds=1)
         async with (

@@ -1,8 +1,8 @@
 """Plain Lua that tries to get out of its state, to bring its process down, or to outstay its welcome.
 
-Each snippet is a stage's script (or, where it says so, a file's top level) in a real job. What it should not have got, it
-says in a line that begins with ``GOT``. Whatever it does, its job ends with an error of its own, and the process that it
-ran in breaks no rule: a Lua state that can be made to send a wrong frame was got the better of.
+Each snippet is a stage's script (or, where it says so, a file's top level) in a real job. What it should not have got,
+it says in a line that begins with ``GOT``. Whatever it does, its job ends with an error of its own, and the process
+that it ran in breaks no rule: a Lua state that can be made to send a wrong frame was got the better of.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ REACHING = {
     'if pcall(setmetatable, "", {}) then got("set") end',
     "hang a finalizer on a table": "if pcall(setmetatable, {}, { __gc = function() end }) then got('gc') end",
     "hang a finalizer on by a metatable's metatable": "local meta = setmetatable({}, { __index = function(_, key) "
-    "if key == '__gc' then return function() got('finalized') end end end }) for _ = 1, 1e5 do setmetatable({}, meta) end",
+    "if key == '__gc' then return function() got('finalized') end end end }) "
+    "for _ = 1, 1e5 do setmetatable({}, meta) end",
     "add a finalizer afterwards": "local meta = {} local t = setmetatable({}, meta) "
     "meta.__gc = function() got('finalized') end t = nil for _ = 1, 1e6 do t = {} end",
     "take another's environment": "local f = load('return _ENV') if f() ~= _ENV and f() ~= _G then got('env') end "
@@ -53,13 +54,16 @@ REACHING = {
     "got('upvalue') end end",
     "yield to the scheduler": "local ok = pcall(coroutine.yield, {}, 'frame') if ok then got('yielded') end",
     "yield the scheduler's mark": "local co = coroutine.create(function() return pcall(coroutine.yield, {}) end) "
-    "local _, mark = coroutine.resume(co) coroutine.wrap(function() coroutine.yield(mark, '\\x81\\xa2op\\xa4done') end)()",
+    "local _, mark = coroutine.resume(co) "
+    "coroutine.wrap(function() coroutine.yield(mark, '\\x81\\xa2op\\xa4done') end)()",
     "close a coroutine that is under way": "local main = coroutine.running() if pcall(coroutine.close, main) then "
     "got('closed') end",
-    "change what the sandbox itself calls": "table.concat, string.pack, string.gsub, pcall, type, tostring, next, pairs = "
+    "change what the sandbox itself calls": "table.concat, string.pack, string.gsub, pcall, type, tostring, next, "
+    "pairs = "
     "nil, nil, nil, error, error, error, error, error fs.write('x', 'y') log.info('still')",
     "read a secret from its table": "local ok, s = pcall(secret.get, 'MINE') if rawget(s, 'name') or next(s) or "
-    "getmetatable(s) ~= 'secret' then got('inside') end for _, f in ipairs({ function() return #s end, function() return "
+    "getmetatable(s) ~= 'secret' then got('inside') end "
+    "for _, f in ipairs({ function() return #s end, function() return "
     "s.value end, function() return s < s end, function() s.x = 1 end }) do if pcall(f) then got('operated') end end "
     "if tostring(s):find('hidden') or string.format('%s', s):find('hidden') then got('shown') end",
     "guess a secret's names by equality": "local a = secret.get('MINE') if a == secret.get('MINE') .. '' "
@@ -78,7 +82,8 @@ EXHAUSTING = {
     "coroutine.resume(t[#t]) end",
     "unpack more than fits": "pcall(table.unpack, {}, 1, 1e8) return select('#', table.unpack({}, 1, 1e7))",
     "concatenate more than fits": "local t = {} for i = 1, 1e6 do t[i] = ('x'):rep(1000) end return table.concat(t)",
-    "format a wide number": "pcall(string.format, '%99999999d', 1) return string.format('%' .. ('9'):rep(200) .. 'd', 1)",
+    "format a wide number": "pcall(string.format, '%99999999d', 1) "
+    "return string.format('%' .. ('9'):rep(200) .. 'd', 1)",
     "compile a hundred thousand brackets": "load('return ' .. ('('):rep(1e5)) load(('{'):rep(1e5)) error('done')",
     "compile a function of a million constants": "local t = {} for i = 1, 1e6 do t[i] = '\"' .. i .. '\"' end "
     "load('return {' .. table.concat(t, ',') .. '}') error('done')",
@@ -102,9 +107,11 @@ EXHAUSTING = {
 ERRORS = {
     "raise a table whose text loops": "error(setmetatable({}, { __tostring = function() while true do end end }))",
     "raise a table whose text is a number": "error(setmetatable({}, { __tostring = function() return 5 end }))",
-    "raise a table whose text raises itself": "local e = {} error(setmetatable(e, { __tostring = function() error(e) end, "
+    "raise a table whose text raises itself": "local e = {} "
+    "error(setmetatable(e, { __tostring = function() error(e) end, "
     "__name = {}, __index = function() error(e) end, __metatable = 5, __len = error, __concat = error }))",
-    "raise a table that leads to itself": "local e = {} e.cause, e.message, e.code, e.hint, e.where = e, e, e, e, e error(e)",
+    "raise a table that leads to itself": "local e = {} "
+    "e.cause, e.message, e.code, e.hint, e.where = e, e, e, e, e error(e)",
     "raise bytes that are no text": "error('\\xff\\0\\xfe\\x1b[2J')",
     "raise nothing": "error(nil)",
     "raise a function": "error(print)",
@@ -133,7 +140,8 @@ FILES = {
 
 
 def _pipeline(body: str) -> str:
-    return f'return {{ name = "lua", stages = {{ {{ name = "s", timeout = "1s", script = function(job)\n{GOT}{body}\nend }} }} }}'
+    stage = f'{{ name = "s", timeout = "1s", script = function(job)\n{GOT}{body}\nend }}'
+    return f'return {{ name = "lua", stages = {{ {stage} }} }}'
 
 
 async def attempts(runner: Runner) -> list[Attempt]:

@@ -103,7 +103,7 @@ ATTEMPTS: Final[dict[str, Callable[[], object]]] = {
     "connect to the engine's socket": lambda: socket.socket(socket.AF_UNIX).connect("/run/podman/podman.sock"),
     "open a raw socket": lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW),
     "speak with the kernel by netlink": lambda: socket.socket(socket.AF_NETLINK),
-    "make a pair of sockets": lambda: socket.socketpair(),
+    "make a pair of sockets": socket.socketpair,
     "hand a descriptor to the runner": _hand_over_descriptor,
     "start a program": lambda: os.execv("/bin/true", ["true"]),  # noqa: S606
     "fork": os.fork,

@@ -1,7 +1,7 @@
-"""What a container is not to reach: listeners of the machine's own, another job's, and a cloud's that tells credentials.
+"""What a container is not to reach: listeners of the machine's own, another job's, and a cloud's metadata service.
 
-The last is a stand-in for the real one, in a network namespace beside the machine: at the clouds' address, and once more
-at an address that containers may ask, which shows that only the address makes the difference.
+The last is a stand-in for the real one, in a network namespace beside the machine: at the clouds' address, and once
+more at an address that containers may ask, which shows that only the address makes the difference.
 """
 
 from __future__ import annotations
@@ -74,7 +74,11 @@ def metadata(word: str) -> Generator[str | None]:
         _ip("netns", "add", name)
         _ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
         _ip("link", "set", name, "up")
-        for words in (("link", "set", "lo", "up"), ("link", "set", "eth0", "up"), ("route", "add", "default", "dev", "eth0")):
+        for words in (
+            ("link", "set", "lo", "up"),
+            ("link", "set", "eth0", "up"),
+            ("route", "add", "default", "dev", "eth0"),
+        ):
             _ip("-n", name, *words)
         for address in (METADATA, ASKED):
             _ip("-n", name, "addr", "add", f"{address}/32", "dev", "eth0")

@@ -27,16 +27,13 @@ async def attempts(url: str, runner: Runner) -> list[Attempt]:
 async def _deliveries(installation: Installation) -> list[Attempt]:
     held = await begin(installation)
     other = await begin(installation, PipelineDefinition(name="other", stages=[StageDefinition(name="greet")]))
-    for name, narrowed in (
-        ("TOKEN", {}),
-        ("STAGED", {"stages": ["deploy"]}),
-        ("BRANCHED", {"inputs": {"ref": ["release/*"]}}),
-        ("BOUND", {"runners": ["deployer"]}),
-    ):
+    for name in ("TOKEN", "STAGED", "BRANCHED", "BOUND"):
         await store(installation, name)
-        if name == "BOUND":
-            await installation.runner("deployer")
-        await grant(installation, name, **narrowed)
+    await installation.runner("deployer")
+    await grant(installation, "TOKEN")
+    await grant(installation, "STAGED", stages=["deploy"])
+    await grant(installation, "BRANCHED", inputs={"ref": ["release/*"]})
+    await grant(installation, "BOUND", runners=["deployer"])
     for name, readable in (("THEIRS", True), ("HIDDEN", False)):
         await store(installation, name, readable=readable)
     await grant(installation, "THEIRS", "other")
@@ -82,19 +79,20 @@ EVASIONS = {
     "echo it": 'printf "%s\\n" "$S"',
     "echo it to stderr": 'printf "%s\\n" "$S" >&2',
     "write it in two pieces": 'printf %s "$S" | head -c 9; sleep 0.3; printf %s "$S" | tail -c +10; echo',
-    "write it byte by byte": "python3 -u -c 'import os,sys,time\nfor c in os.environ[\"S\"]: sys.stdout.write(c)'; echo",
+    "write it byte by byte": "python3 -u -c 'import os,sys\nfor c in os.environ[\"S\"]: sys.stdout.write(c)'; echo",
     "write it in the middle of a long line": "head -c 70000 /dev/zero | tr '\\0' x; printf %s \"$S\"; echo y",
     "write it without a line's end": 'printf %s "$S"',
     "encode it as base64": 'printf %s "$S" | base64',
     "encode it as base64, one byte on": 'printf "x%s" "$S" | base64',
     "encode it as base64, two bytes on": 'printf "xy%s" "$S" | base64',
-    "encode it as base64 of URLs": "python3 -c 'import os,base64; print(base64.urlsafe_b64encode(os.environ[\"S\"].encode()).decode())'",
+    "encode it as base64 of URLs": "python3 -c 'import os, base64\n"
+    'print(base64.urlsafe_b64encode(os.environ["S"].encode()).decode())\'',
     "encode it as hexadecimal": "printf %s \"$S\" | od -An -tx1 -v | tr -d ' \\n'; echo",
-    "encode it for URLs": "python3 -c 'import os,urllib.parse; print(urllib.parse.quote(os.environ[\"S\"], safe=\"\"))'",
+    "encode it for URLs": 'python3 -c \'import os,urllib.parse; print(urllib.parse.quote(os.environ["S"], safe=""))\'',
     "encode it as JSON": "python3 -c 'import os,json; print(json.dumps(os.environ[\"S\"]))'",
     "encode it as HTML": "python3 -c 'import os,html; print(html.escape(os.environ[\"S\"]))'",
     "quote it for a shell": "python3 -c 'import os,shlex; print(shlex.quote(os.environ[\"S\"]))'",
-    "trace the shell": "set -x; : \"$S\"",
+    "trace the shell": 'set -x; : "$S"',
     "print the environment": "env",
     "show one line of a key": 'printf "%s\\n" "$K" | sed -n 2p',
     "indent a key": 'printf "%s\\n" "$K" | sed "s/^/    /"',
@@ -147,7 +145,13 @@ def _forms(value: str) -> set[str]:
     import html
     import urllib.parse
 
-    forms = {value, json.dumps(value)[1:-1], urllib.parse.quote(value, safe=""), html.escape(value), value.encode().hex()}
+    forms = {
+        value,
+        json.dumps(value)[1:-1],
+        urllib.parse.quote(value, safe=""),
+        html.escape(value),
+        value.encode().hex(),
+    }
     for before in ("", "x", "xy"):
         encoded = base64.b64encode((before + value).encode()).decode().rstrip("=")
         forms |= {encoded[4:-4], encoded[4:-4].translate(str.maketrans("+/", "-_"))}

@@ -1,8 +1,8 @@
 """A Lua process that was taken over: the sandbox's own, walls and all, with a hostile program in the place of Lua.
 
-``program()`` gives the words for Python that start a warm parent whose children are such processes. What a child does is
-said by the file that it is to load: one that begins with ``-- hostile: NAME`` is answered by the function of that name
-in ``tests.attack.native`` or ``tests.attack.frames``; with any other, the process is what it always was.
+``program()`` gives the words for Python that start a warm parent whose children are such processes. What a child does
+is said by the file that it is to load: one that begins with ``-- hostile: NAME`` is answered by the function of that
+name in ``native_acts`` or ``frame_acts``; with any other, the process is what it always was.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import importlib
 import os
 import struct
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
@@ -44,7 +45,7 @@ def main(user: int | None) -> None:
     acts: dict[str, Act] = {}
     for module in map(importlib.import_module, ACTS):
         acts |= module.ACTS
-    cast("Any", lua_state).Prepared = lambda *given, **named: Prepared(acts, *given, **named)
+    cast("Any", lua_state).Prepared = partial(Prepared, acts)
     if user is not None:
         codecs.lookup("ascii")  # the folder that it comes from may be closed to the user
         os.setgroups([])

@@ -1,8 +1,8 @@
 """A container that fills its workspace with traps, so that the runner's own work on it touches files outside.
 
-The traps are links to a folder of the machine's (also such that are swapped all the while), archives that unpack through
-them, devices, pipes, and names made to be misread. All that the runner does with a workspace is tried on them: the
-modules of Lua, artifacts, caches, and the removal at the job's end. Nothing of the folder is to be read or changed.
+The traps are links to a folder of the machine's (also such that are swapped all the while), archives that unpack
+through them, devices, pipes, and names made to be misread. All that the runner does with a workspace is tried on them:
+the modules of Lua, artifacts, caches, and the removal at the job's end. Nothing of the folder is to be read or changed.
 """
 
 from __future__ import annotations
@@ -109,8 +109,8 @@ WHOLE = {
     "artifact of a folder with links": 'artifact.save("holds", { name = "holds.tar" })',
     "artifacts by a pattern": 'artifact.save({ glob = "**/canary" })',
     "reports by a pattern": 'artifact.test_report("**/canary")',
-    "walk of everything": '(function() local t = {} for entry in fs.walk(".", { depth = 5 }) do t[#t + 1] = entry.path end '
-    "return t end)()",
+    "walk of everything": '(function() local t = {} for entry in fs.walk(".", { depth = 5 }) do '
+    "t[#t + 1] = entry.path end return t end)()",
     "artifacts of what was made": 'artifact.save({ glob = "{copy,whole}.tar", name = "made.tar" })',
     "reading a pipe": 'fs.read("pipe")',
     "reading a socket": 'fs.read("socket")',
@@ -122,11 +122,15 @@ WHOLE = {
     "extracting device.tar": 'archive.extract("device.tar", { to = "x5" })',
     "extracting up.zip": 'archive.extract("up.zip", { to = "x6" })',
     "an artifact's name that leads out": 'artifact.save("-rf", { name = "../../../made" })',
-    "an artifact fetched to a link": '(artifact.save("a\\nb", { name = "n" }) and nil) or artifact.fetch("n", { to = "folder/made" })',
+    "an artifact fetched to a link": '(artifact.save("a\\nb", { name = "n" }) and nil) '
+    'or artifact.fetch("n", { to = "folder/made" })',
 }
 RACES = 40
 ZSTD = b"\x28\xb5\x2f\xfd"
-CACHE = 'cache = { { key = "a", paths = { "folder" } }, { key = "b", paths = { "holds" } }, { key = "c", paths = { "race" } } }'
+CACHE = (
+    'cache = { { key = "a", paths = { "folder" } }, { key = "b", paths = { "holds" } }, '
+    '{ key = "c", paths = { "race" } } }'
+)
 
 
 async def attempts(runner: Runner) -> list[Attempt]:
@@ -138,7 +142,9 @@ async def attempts(runner: Runner) -> list[Attempt]:
     (outside / "canary").write_text(word)
     before = _looks(outside)
     tries = _tries()
-    lines = "\n".join(f"try({json.dumps(name)}, function() return {statement} end)" for name, statement in tries.items())
+    lines = "\n".join(
+        f"try({json.dumps(name)}, function() return {statement} end)" for name, statement in tries.items()
+    )
     source = f"""
 return {{ name = "traps", stages = {{ {{ name = "s", container = "{PYTHON}", {CACHE}, script = function()
   local function try(name, action)
@@ -166,7 +172,9 @@ def _tries() -> dict[str, str]:
 
 def _told(job: Attacked, tries: dict[str, str], word: str) -> list[Attempt]:
     made: list[Attempt] = []
-    said = {text.split(" ", 1)[1].rpartition(" true " if " true " in text else " false ")[0]: text for text in job.texts}
+    said = {
+        text.split(" ", 1)[1].rpartition(" true " if " true " in text else " false ")[0]: text for text in job.texts
+    }
     for name in tries:
         text = said.get(name)
         if text is None:
@@ -181,7 +189,9 @@ def _told(job: Attacked, tries: dict[str, str], word: str) -> list[Attempt]:
 def _afterwards(runner: Runner, job: Attacked, outside: Path, before: object, word: str) -> list[Attempt]:
     """Look at what is left when the job is over."""
     after = _looks(outside)
-    kept = [path for folder in (job.artifacts, runner.folder / "caches", runner.folder / "cache") for path in _files(folder)]
+    kept = [
+        path for folder in (job.artifacts, runner.folder / "caches", runner.folder / "cache") for path in _files(folder)
+    ]
     holding = [path for path in kept if word.encode() in _content(path)]
     workspaces = list(runner.owner.workspaces.glob(f"{job.order.id}-*"))
     return [

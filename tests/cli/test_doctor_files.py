@@ -6,23 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import Line, Printed, moonyard
+from cli.checkups import files as files_checkup
+from schema.findings import Finding
+from tests.cli.command import moonyard
 
 
-async def doctor(folder: Path, *options: str, **more: str) -> Printed:
-    return await moonyard(
-        *("doctor", "--json", "--only=files", "--state-folder", str(folder / "state"), *options),
-        cwd=folder,
-        HOME=str(folder / "home"),
-        XDG_CONFIG_HOME=str(folder / "home" / ".config"),
-        **more,
-    )
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whose files are all below one folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home" / ".config"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    for name in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE"):
+        monkeypatch.delenv(name, raising=False)
 
 
-def of(printed: Printed, path: Path) -> Line:
-    [line] = [line for line in printed.lines if line["check"] == str(path)]
-    assert line["state"] == "ok" or (line["why"] and line["hint"]), line
-    return line
+def look(folder: Path, *, auth_file: Path | None = None, key_file: Path | None = None) -> dict[str, Finding]:
+    found = files_checkup.examine(folder / "state", auth_file=auth_file, key_file=key_file)
+    for finding in found:
+        assert finding.part == "files"
+        assert finding.state == "ok" or (finding.why and finding.hint), finding
+    return {finding.check: finding for finding in found}
 
 
 @pytest.fixture
@@ -44,65 +49,72 @@ def files(tmp_path: Path) -> dict[str, Path]:
     return made
 
 
-async def test_files_that_only_their_owner_reads_are_fine(tmp_path: Path, files: dict[str, Path]) -> None:
-    done = await doctor(tmp_path)
-    assert done.code == 0, done.stderr
-    for path in files.values():
-        assert of(done, path)["state"] == "ok"
-    assert {line["part"] for line in done.lines} == {"files"}
+def test_files_that_only_their_owner_reads_are_fine(tmp_path: Path, files: dict[str, Path]) -> None:
+    found = look(tmp_path)
+    assert set(found) == {str(path) for path in files.values()}
+    assert {finding.state for finding in found.values()} == {"ok"}
 
 
 @pytest.mark.parametrize("name", ["up", "runner", "keys", "login", "registries", "settings"])
-async def test_a_file_that_others_can_read_is_weak(tmp_path: Path, files: dict[str, Path], name: str) -> None:
+def test_a_file_that_others_can_read_is_weak(tmp_path: Path, files: dict[str, Path], name: str) -> None:
     files[name].chmod(0o644)
-    done = await doctor(tmp_path)
-    assert done.code == 0
-    found = of(done, files[name])
-    assert found["state"] == "weak"
-    assert found["text"] == "it can be read by others than its owner (its mode is 0644)"
-    assert f"chmod 600 {files[name]}" in found["hint"]
-    assert "moonyard_admin_x" not in done.stdout
-    assert all(of(done, path)["state"] == "ok" for other, path in files.items() if other != name)
+    found = look(tmp_path)
+    weak = found.pop(str(files[name]))
+    assert weak.state == "weak"
+    assert weak.text == "it can be read by others than its owner (its mode is 0644)"
+    assert f"chmod 600 {files[name]}" in str(weak.hint)
+    assert {finding.state for finding in found.values()} == {"ok"}
 
 
-async def test_a_file_that_others_can_write_is_told_as_that(tmp_path: Path, files: dict[str, Path]) -> None:
+def test_a_file_that_others_can_write_is_told_as_that(tmp_path: Path, files: dict[str, Path]) -> None:
     files["runner"].chmod(0o660)
-    assert "can be changed by others" in of(await doctor(tmp_path), files["runner"])["text"]
+    assert "can be changed by others" in look(tmp_path)[str(files["runner"])].text
 
 
-async def test_a_folder_in_which_others_can_replace_a_file_is_weak(tmp_path: Path, files: dict[str, Path]) -> None:
-    files["runner"].parent.chmod(0o777)
-    found = of(await doctor(tmp_path), files["runner"].parent)
-    assert found["state"] == "weak"
-    assert "put files of theirs in the place" in found["why"]
-    files["runner"].parent.chmod(0o1777)  # as /tmp: nobody removes what is another's
-    assert str(files["runner"].parent) not in {line["check"] for line in (await doctor(tmp_path)).lines}
+def test_a_folder_in_which_others_can_replace_a_file_is_weak(tmp_path: Path, files: dict[str, Path]) -> None:
+    folder = files["runner"].parent
+    folder.chmod(0o777)
+    assert "put files of theirs in the place" in str(look(tmp_path)[str(folder)].why)
+    folder.chmod(0o1777)  # as /tmp: nobody removes what is another's
+    assert str(folder) not in look(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("text", "names"),
+    ("text", "why"),
     [
-        ('database_url = "postgresql://me:word@db.example/moonyard"', "`database_url`"),
+        ('database_url = "postgresql://me:word@db.example/moonyard"', "In it is `database_url`"),
+        ('token = "moonyard_admin_x"\nlisten_url = "postgresql://me:word@db.example/"', "`token` and `listen_url`"),
         ('database_url = "postgresql://me@db.example/moonyard"', None),
         ('port = 8400\ntoken = ""', None),
     ],
 )
-async def test_a_settings_file_counts_when_it_holds_something_that_is_secret(
-    tmp_path: Path, text: str, names: str | None
+def test_a_settings_file_counts_when_it_holds_something_that_is_secret(
+    tmp_path: Path, text: str, why: str | None
 ) -> None:
     path = tmp_path / "moonyard.toml"
     path.write_text(text)
     path.chmod(0o644)
-    done = await doctor(tmp_path)
-    if names is None:
-        assert [line["text"] for line in done.lines] == ["there are none with credentials here"]
+    found = look(tmp_path)
+    if why is None:
+        assert [finding.text for finding in found.values()] == ["there are none with credentials here"]
     else:
-        assert names in of(done, path)["why"]
+        assert why in str(found[str(path)].why)
 
 
-async def test_a_key_file_that_is_named_is_looked_at(tmp_path: Path) -> None:
-    path = tmp_path / "other.keys"
+def test_files_that_are_named_are_looked_at(tmp_path: Path) -> None:
+    path = tmp_path / "other"
     path.write_text("")
     path.chmod(0o640)
-    assert of(await doctor(tmp_path, "--secret-key-file", str(path)), path)["state"] == "weak"
-    assert of(await doctor(tmp_path, MOONYARD_AUTH_FILE=str(path)), path)["state"] == "weak"
+    assert look(tmp_path, key_file=path)[str(path)].state == "weak"
+    assert look(tmp_path, auth_file=path)[str(path)].state == "weak"
+    (tmp_path / "moonyard.toml").write_text(f'tls_key = "{path}"')
+    assert look(tmp_path)[str(path)].state == "weak"
+
+
+async def test_the_command_tells_of_files_and_never_what_is_in_them(tmp_path: Path, files: dict[str, Path]) -> None:
+    files["settings"].chmod(0o644)
+    done = await moonyard("doctor", "--json", "--only=files", "--state-folder", str(tmp_path / "state"), cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    found = {line["check"]: line for line in done.lines}
+    assert found[str(files["settings"])]["state"] == "weak"
+    assert "moonyard_admin_x" not in done.stdout + done.stderr

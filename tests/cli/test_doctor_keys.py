@@ -10,8 +10,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from cli import secret_keys
+from cli.checkups import master_keys as checkup
 from orchestrator import master_keys
-from tests.cli.command import ROOT, Line, Printed, argv, environment, moonyard
+from schema.findings import Finding
+from tests.cli.command import ROOT, Printed, argv, environment, moonyard
 
 SECRET = "INSERT INTO moonyard.secrets (id, name, created_by) VALUES (%(id)s, %(name)s, 'me')"
 VERSION = """
@@ -33,13 +36,13 @@ def ids(path: Path) -> list[str]:
     return master_keys.parse(path.read_text(), str(path)).ids
 
 
-async def doctor(folder: Path, *options: str, **more: str) -> tuple[int, dict[str, Line]]:
-    state = str(folder / "state")
-    done = await moonyard("doctor", "--json", "--only=secrets", "--state-folder", state, *options, cwd=folder, **more)
-    for line in done.lines:
-        assert line["part"] == "secrets"
-        assert line["state"] == "ok" or (line["why"] and line["hint"]), line
-    return done.code, {line["check"]: line for line in done.lines}
+async def look(folder: Path, keys: Path | None = None, url: str | None = None) -> dict[str, Finding]:
+    loaded = master_keys.MasterKeys() if keys is None else secret_keys.load(keys, None)
+    found = await checkup.examine(loaded, folder / "state", url, None)
+    for finding in found:
+        assert finding.part == "secrets"
+        assert finding.state == "ok" or (finding.why and finding.hint), finding
+    return {finding.check: finding for finding in found}
 
 
 async def verify(folder: Path, keys: Path, copy: Path) -> Printed:
@@ -57,17 +60,15 @@ def store(url: str, key: str) -> None:
 
 
 async def test_without_keys_and_without_secrets_nothing_is_wrong(tmp_path: Path, database_url: str) -> None:
-    code, found = await doctor(tmp_path, MOONYARD_DATABASE_URL=database_url)
-    assert code == 0
-    assert found["master keys"]["text"] == "none are named here, and no secrets are stored"
+    found = await look(tmp_path, url=database_url)
+    assert found["master keys"].text == "none are named here, and no secrets are stored"
 
 
 async def test_without_keys_stored_secrets_are_lost(tmp_path: Path, database_url: str) -> None:
     store(database_url, "0123456789ab")
-    code, found = await doctor(tmp_path, MOONYARD_DATABASE_URL=database_url)
-    assert code == 1
-    assert found["master keys"]["state"] == "broken"
-    assert "1 values are stored under the key 0123456789ab" in found["master keys"]["text"]
+    found = await look(tmp_path, url=database_url)
+    assert found["master keys"].state == "broken"
+    assert "1 values are stored under the key 0123456789ab" in found["master keys"].text
 
 
 async def test_a_key_that_values_are_under_and_that_is_not_here_is_broken(
@@ -75,19 +76,17 @@ async def test_a_key_that_values_are_under_and_that_is_not_here_is_broken(
 ) -> None:
     store(database_url, ids(keys)[0])
     store(database_url, "0123456789ab")
-    code, found = await doctor(tmp_path, "--secret-key-file", str(keys), MOONYARD_DATABASE_URL=database_url)
-    assert code == 1
-    assert found["master keys"]["text"].startswith("1 values are under the key 0123456789ab, and here is")
+    found = await look(tmp_path, keys, database_url)
+    assert found["master keys"].text.startswith("1 values are under the key 0123456789ab, and here is")
 
 
 async def test_values_under_an_older_key_are_to_be_wrapped_anew(tmp_path: Path, database_url: str, keys: Path) -> None:
     store(database_url, ids(keys)[0])
     await moonyard("secret", "key", "generate", "--add", str(keys), cwd=tmp_path)
     await moonyard("secret", "key", "use", str(keys), ids(keys)[1], cwd=tmp_path)
-    code, found = await doctor(tmp_path, "--secret-key-file", str(keys), MOONYARD_DATABASE_URL=database_url)
-    assert code == 0
-    assert found["master keys"]["state"] == "weak"
-    assert "moonyard secret rewrap" in found["master keys"]["hint"]
+    found = await look(tmp_path, keys, database_url)
+    assert found["master keys"].state == "weak"
+    assert "moonyard secret rewrap" in str(found["master keys"].hint)
 
 
 @pytest.fixture
@@ -97,28 +96,41 @@ def readable_keys(keys: Path) -> Path:
 
 
 async def test_a_file_of_keys_that_cannot_be_used_is_broken(tmp_path: Path, readable_keys: Path) -> None:
-    code, found = await doctor(tmp_path, "--secret-key-file", str(readable_keys))
-    assert code == 1
-    assert "can be read or changed by others" in found["master keys"]["text"]
+    options = ("--json", "--only=secrets", "--state-folder", str(tmp_path / "state"))
+    done = await moonyard("doctor", *options, "--secret-key-file", str(readable_keys), cwd=tmp_path)
+    assert done.code == 1
+    [found] = done.lines
+    assert (found["part"], found["state"]) == ("secrets", "broken")
+    assert "can be read or changed by others" in found["text"]
 
 
 async def test_a_copy_is_asked_for_until_one_was_read_and_again_with_a_new_key(tmp_path: Path, keys: Path) -> None:
-    named = ("--secret-key-file", str(keys))
-    _, found = await doctor(tmp_path, *named)
-    assert found["copy of the master keys"]["state"] == "weak"
-    assert "moonyard secret key verify" in found["copy of the master keys"]["hint"]
+    found = await look(tmp_path, keys)
+    assert found["copy of the master keys"].state == "weak"
+    assert "moonyard secret key verify" in str(found["copy of the master keys"].hint)
     copy = tmp_path / "copy.keys"
     shutil.copy(keys, copy)
     done = await verify(tmp_path, keys, copy)
     assert done.code == 0, done.stderr
     assert ids(keys)[0] in done.stdout
-    _, found = await doctor(tmp_path, *named)
-    assert found["copy of the master keys"]["state"] == "ok"
+    found = await look(tmp_path, keys)
+    assert found["copy of the master keys"].state == "ok"
     assert (tmp_path / "state" / "key-copies.toml").stat().st_mode & 0o777 == 0o600
     assert "moonyard_key_" not in (tmp_path / "state" / "key-copies.toml").read_text()
     await moonyard("secret", "key", "generate", "--add", str(keys), cwd=tmp_path)
-    _, found = await doctor(tmp_path, *named)
-    assert found["copy of the master keys"]["text"] == f"nobody has shown one that has the key {ids(keys)[1]}"
+    found = await look(tmp_path, keys)
+    assert found["copy of the master keys"].text == f"nobody has shown one that has the key {ids(keys)[1]}"
+
+
+async def test_a_copy_of_the_keys_that_up_made_needs_no_setting(tmp_path: Path, keys: Path) -> None:
+    made = tmp_path / "state" / "secret.keys"
+    made.parent.mkdir()
+    shutil.copy(keys, made)
+    options = ("--state-folder", str(tmp_path / "state"))
+    done = await moonyard("secret", "key", "verify", str(keys), *options, cwd=tmp_path)
+    assert done.code == 0, done.stderr
+    done = await moonyard("secret", "key", "verify", str(made), *options, cwd=tmp_path)
+    assert "is the master keys' file itself" in done.stderr
 
 
 async def test_a_copy_that_is_none_is_refused_and_nothing_is_noted(tmp_path: Path, keys: Path) -> None:

@@ -142,6 +142,13 @@ async def large(tmp_path: Path) -> AsyncGenerator[GitOverHttp]:
           cd ..; git clone -q --bare {name} {name}.git
         """
         await anyio.to_thread.run_sync(sh, folder, script)
+    script = """
+      git init -q -b main outer; cd outer
+      git -c protocol.file.allow=always submodule --quiet add ../large.git "a sub"
+      git config -f .gitmodules "submodule.a sub.url" ../large.git; git add .; git commit -qm outer; cd ..
+      git clone -q --bare outer outer.git
+    """
+    await anyio.to_thread.run_sync(sh, folder, script)
     async with git_over_http(folder, user="me", password=PASSWORD, large_objects=objects) as serving:
         yield serving
 
@@ -156,6 +163,10 @@ async def test_files_in_git_lfs_are_fetched_with_the_token_and_checked(run_folde
     git.clone(url .. "/large.git", {{ path = "with", lfs = true, token = token, user = "me" }})
     same(fs.hash("with/a.bin"), "{digest}") same(fs.read("with/small"), "small\\n")
     assert(git.status({{ path = "with" }}).clean)
+    git.clone(url .. "/outer.git", {{
+      path = "outer", lfs = true, submodules = "recursive", token = token, user = "me",
+    }})
+    same(fs.hash("outer/a sub/a.bin"), "{digest}")
     git.clone(url .. "/large.git", {{ path = "without", token = token, user = "me" }})
     assert(fs.read("without/a.bin"):find("^version https://git%-lfs"))
     same(try(git.clone, url .. "/damaged.git", {{ path = "none", lfs = true, token = token, user = "me" }}),

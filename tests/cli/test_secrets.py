@@ -433,6 +433,7 @@ async def test_a_url_that_is_a_secret_is_asked_and_shown_nowhere(run: Runner) ->
             told(http.get, secret.get("LOCAL"))
             told(http.get, secret.get("NOWHERE"), {{ retries = 0 }})
             told(http.get, t)
+            told(http.get, hook .. "\\n")
             told(http.get, "{url}/away", {{ query = {{ key = t }} }})
             log.info(http.post(hook, {{ body = "x", check = false }}).body)
             """,
@@ -458,7 +459,7 @@ async def test_a_url_that_is_a_secret_is_asked_and_shown_nowhere(run: Runner) ->
     assert paths == [HIDDEN, HIDDEN, "/botwW7pZk3q+Xy2/9/send", "/hidden", f"{HIDDEN}/more", "/away", HIDDEN]
     assert [path for path, _, _ in there.seen] == ["/landed"]
     said = printed.texts(source="lua")
-    assert not [text for text in said[:10] if "localhost" in text]
+    assert not [text for text in said[:11] if "localhost" in text]
     refused = "http_status: http.post: POST *** answered 404 Not Found: Cannot POST [secret HOOK] on ***"
     assert said[0].startswith(refused)
     assert said[1] == "404 ***"
@@ -470,8 +471,9 @@ async def test_a_url_that_is_a_secret_is_asked_and_shown_nowhere(run: Runner) ->
     assert said[7] == "http_failed: http.get: *** cannot be reached: there is no such host"
     assert said[8].startswith("argument_invalid: http.get: `url` must begin with http:// or https://")
     assert said[8].endswith("got '***'")
-    assert said[9] == f"200 the place that {url}/away redirects to"
-    assert said[10].startswith("Cannot POST [secret HOOK] on ")
+    assert said[9] == "argument_invalid: http.get: `url` has a line break, or another control character, in it"
+    assert said[10] == f"200 the place that {url}/away redirects to"
+    assert said[11].startswith("Cannot POST [secret HOOK] on ")
     assert "http.post: a secret is sent to *** unencrypted (`http://`)" in printed.texts(source="system")
 
 

@@ -58,8 +58,18 @@ class Guard:
 
 
 @pytest.fixture
-def guard(proxy: Proxy) -> Guard:
-    return Guard(proxy)
+async def guard(proxy: Proxy) -> AsyncGenerator[Guard]:
+    yield Guard(proxy)
+    for volume in await marks(proxy.address):
+        await anyio.run_process(["podman", "volume", "rm", volume])
+
+
+async def marks(address: str) -> list[str]:
+    """List the marks that runners left in the engine about repositories of a registry."""
+    written = '{{.Name}} {{index .Labels "moonyard.private"}}'
+    listing = ["podman", "volume", "ls", "--filter", "label=moonyard.private", "--format", written]
+    lines = [line.split() for line in (await anyio.run_process(listing)).stdout.decode().splitlines()]
+    return [name for name, repository in lines if repository.startswith(f"{address}/")]
 
 
 @pytest.fixture
@@ -168,6 +178,41 @@ async def test_a_runner_that_starts_anew_knows_whose_they_are(
     assert record.stat().st_mode & 0o777 == 0o600
     for file in record.parent.iterdir():
         assert PASSWORD.encode() not in file.read_bytes()
+
+
+async def test_a_runner_with_another_state_folder_on_the_same_engine_holds_to_it(
+    settings: EngineSettings, registry: Registry, guard: Guard, spec: ContainerSpec, image: str, tmp_path: Path
+) -> None:
+    before = guard.proxy.named(registry.publish_new("team/private:0"))
+    await anyio.run_process(["podman", "pull", "--quiet", "--tls-verify=false", f"--creds=robot:{PASSWORD}", before])
+    elsewhere = msgspec.structs.replace(settings, state_folder=tmp_path / "elsewhere")
+    async with opened(elsewhere) as other:
+        await take(other, spec, before, None)
+        async with opened(settings) as engine:
+            await take(engine, spec, image, Given())
+        await refused(other, spec, image)
+        await take(other, spec, before, None)
+        asked = len(guard.proxy.asked)
+        await take(other, spec, image, Given())
+        assert len(guard.proxy.asked) > asked, "whose it is there says a hash that is of no use here"
+        await refused(other, spec, image)
+    # One that lost all that it knew.
+    async with opened(msgspec.structs.replace(settings, state_folder=tmp_path / "new")) as new:
+        await refused(new, spec, image)
+        await take(new, spec, before, None)
+        guard.is_open = True
+        await take(new, spec, image, None)
+
+
+async def test_without_the_mark_in_the_engine_a_runner_knows_by_itself_and_makes_it_anew(
+    engine: Engine, guard: Guard, spec: ContainerSpec, image: str
+) -> None:
+    await take(engine, spec, image, Given())
+    [mark] = await marks(guard.proxy.address)
+    await anyio.run_process(["podman", "volume", "rm", mark])
+    await refused(engine, spec, image)
+    await take(engine, spec, image, Given(), pull="always")
+    assert await marks(guard.proxy.address) == [mark]
 
 
 @pytest.mark.parametrize("spoilt", ["record", "key"])
@@ -345,4 +390,16 @@ async def test_a_repository_of_which_nothing_is_here_any_more_is_forgotten_a_day
     await private.prune()
     assert not private.knows(old)
     assert private.knows(image)
+    assert len(await marks(guard.proxy.address)) == 1
     await refused(engine, spec, image)
+
+
+async def test_many_with_the_same_credentials_wait_for_one_pull(
+    engine: Engine, registry: Registry, guard: Guard, spec: ContainerSpec, image: str
+) -> None:
+    alone = guard.proxy.named(registry.publish_new("team/alone:1"))
+    await take(engine, spec, alone, Given())
+    async with anyio.create_task_group() as tasks:
+        for _ in range(4):
+            tasks.start_soon(take, engine, spec, image, Given())
+    assert registry.questions(image) == registry.questions(alone) > 0

@@ -5,6 +5,7 @@ A route or function that is in no list here fails the test: it gets a row and a 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -33,8 +34,9 @@ from schema.accounts import (
     RoleCreate,
     Session,
 )
+from schema.approvals import ApprovalAnswer, Protection, ProtectionCreate
 from schema.client import Client
-from schema.hooks import Hook, HookCreate, HookRotate, HookTest
+from schema.hooks import Hook, HookCreate, HookRotate, HookRules, HookTest
 from schema.secrets import Grant, GrantCreate, GrantsConfirm, SecretAsk, SecretSet
 from schema.shells import ContainersKeep, Shell, ShellOpen
 from schema.wire import (
@@ -86,6 +88,7 @@ WITHOUT_A_ROW = {
     "POST /v1/runner/jobs/{job}/{attempt}/kept": "shown with the job, by its attempt",
     "DELETE /v1/runner/jobs/{job}/{attempt}/kept": "the same",
     "POST /v1/runner/http/permits": "counted with the limit",
+    "POST /v1/runner/jobs/{job}/{attempt}/approval": "whoever answers has the row",
     "POST /v1/runner/token": "the row is written when the new token is used first",
     "POST /v1/runner/shells/{shell}/open": "a part of the shell, whose row is there",
     "POST /v1/runner/shells/{shell}/send": "the same",
@@ -332,23 +335,47 @@ async def walk_accounts(walk: Walk) -> None:
     await walk.ask("DELETE /v1/role-bindings/{binding}", "revoke role", "group crew", binding=binding.id)
     await walk.ask("DELETE /v1/roles/{name}", "delete", "role tester", name="tester")
     await walk.ask("DELETE /v1/groups/{name}", "delete", "group crew", name="crew")
-    await device_login(walk, stranger)
+    await walk_pages(walk, stranger)
 
 
-async def device_login(walk: Walk, stranger: Client) -> None:
+async def walk_pages(walk: Walk, stranger: Client) -> None:
+    """Log in by a browser, let a command line in there, and log out."""
+    address = walk.installation.replicas[0].address
+    await walk.admin.post("/v1/accounts/ada/enable", object)
     begun = await stranger.post("/v1/login/device", DeviceLoginBegun, DeviceLogin(client="a terminal"))
-    await walk.installation.fetch(
-        "UPDATE moonyard.device_logins SET answered_at = now(), "
-        "account_id = (SELECT id FROM moonyard.accounts WHERE name = 'ada')"
-    )
-    await stranger.post("/v1/login/device/token", Session, DeviceLoginAsk(device_code=begun.device_code))
-    last = (await walk.rows())[-1]
-    assert (last["action"], last["subject"], last["address"]) == ("login", "account ada", ADDRESS)
+    async with aiohttp.ClientSession(headers={"Origin": address}, cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+
+        async def send(path: str, **fields: str) -> None:
+            async with browser.post(address + path, data=fields, allow_redirects=False) as said:
+                assert said.status in {200, 303}, await said.text()
+
+        async def log_in() -> None:
+            await send("/login", name="ada", password=OTHER_PASSWORD)
+
+        await walk.watch("POST /login", log_in, "login", "account ada", "account ada")
+        [session] = [cookie.value for cookie in browser.cookie_jar if cookie.key == "moonyard_session"]
+        form = {"form_token": hashlib.sha256(f"form {session}".encode()).hexdigest()}
+
+        async def answer() -> None:
+            await send("/login/device", code=begun.user_code, answer="yes", **form)
+
+        await walk.watch("POST /login/device", answer, "allow login", "command line a terminal", "account ada")
+        await stranger.post("/v1/login/device/token", Session, DeviceLoginAsk(device_code=begun.device_code))
+        last = (await walk.rows())[-1]
+        assert (last["action"], last["subject"], last["address"]) == ("login", "account ada", ADDRESS)
+
+        async def log_out() -> None:
+            await send("/logout", **form)
+
+        await walk.watch("POST /logout", log_out, "revoke", "session token a browser", "account ada")
 
 
 async def walk_hooks(walk: Walk) -> None:
     wanted = HookCreate(name="pushes", pipeline="hello", kind="generic")
     hook: Hook = await walk.ask("POST /v1/hooks", "create hook", "hook pushes", wanted, Hook)
+    changed = HookRules(branches=["main"])
+    await walk.ask("POST /v1/hooks/{hook}/change", "change hook", "hook pushes", changed, hook="pushes")
+    await walk.ask("POST /v1/hooks/{hook}/change", "change hook", "hook pushes", HookRules(), hook="pushes")
     await walk.ask("POST /v1/hooks/{hook}/pause", "pause", "hook pushes", hook="pushes")
     await walk.ask("POST /v1/hooks/{hook}/resume", "resume", "hook pushes", hook="pushes")
     await walk.ask("POST /v1/hooks/{hook}/rotate", "rotate hook", "hook pushes", HookRotate(), hook="pushes")
@@ -369,9 +396,26 @@ async def walk_hooks(walk: Walk) -> None:
     test = HookTest(submit=True)
     path = "POST /v1/hooks/{hook}/test"
     await walk.ask(path, "submit", f"job {number + 1}", test, hook="pushes", actor="hook pushes")
+    await walk_approvals(walk, number)
     await walk.ask("DELETE /v1/hooks/{hook}", "remove hook", "hook pushes", hook="pushes")
 
 
+async def walk_approvals(walk: Walk, job: int) -> None:
+    """Answer for a job that somebody else submitted."""
+    protect = ProtectionCreate(pipelines="deploy-*")
+    made = await walk.ask("POST /v1/protections", "protect", "pipeline deploy-*", protect, Protection)
+    path = "DELETE /v1/protections/{protection}"
+    await walk.ask(path, "unprotect", "pipeline deploy-*", protection=made.id)
+    await walk.installation.fetch(WAIT, job)
+    answer = ApprovalAnswer(is_yes=True, stage="greet")
+    await walk.ask("POST /v1/jobs/{job}/approvals", "approve", f"job {job}", answer, job=job)
+
+
+WAIT = """
+INSERT INTO moonyard.approvals (job_id, stage, attempt, needed, expires_at)
+SELECT id, 'greet', 1, 1, now() + interval '1 hour' FROM moonyard.jobs WHERE number = $1
+ON CONFLICT (job_id, stage) DO UPDATE SET state = 'waiting'
+"""
 CONTROL = {
     "submit(text, json, text, integer, interval, timestamp with time zone, interval, text, interval)": (
         "control.submit('hello')",
@@ -394,6 +438,8 @@ CONTROL = {
     "confirm_grants(text, text)": ("control.confirm_grants('hello')", "confirm grants"),
     "revoke(uuid)": ("control.revoke((SELECT id FROM moonyard.grants))", "revoke"),
     "remove_secret(text, integer)": ("control.remove_secret('TOKEN')", "remove secret"),
+    "approve(text, text, text)": ("control.approve('1')", "approve"),
+    "refuse(text, text, text)": ("control.refuse('1')", "refuse"),
     "bind_runner(text, text[])": ("control.bind_runner('builder', '{deploy-*}')", "bind"),
     "reserve(text)": ("control.reserve('deploy-*')", "reserve"),
     "unreserve(text)": ("control.unreserve('deploy-*')", "unreserve"),
@@ -430,6 +476,8 @@ async def test_every_function_of_control_leaves_a_row(installation: Installation
     for name, (call, action) in CONTROL.items():
         if name.startswith("release"):
             await installation.fetch(KEEP)
+        if name.startswith(("approve", "refuse")):
+            await installation.fetch(WAIT, 1)
         if name.startswith("confirm"):
             await installation.push(source=SOURCE + "-- another version\n")
         newest = await installation.database.value("SELECT max(id) FROM moonyard.audit")

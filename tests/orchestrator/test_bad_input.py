@@ -120,6 +120,7 @@ async def test_a_body_of_the_wrong_form_is_told_what_is_wrong_with_it(target: Ta
         (b"{", "body_invalid", "the body is no JSON"),
         (b"pipeline=hello", "body_invalid", "the body is no JSON"),
         (b"\xff\xfe{}", "body_invalid", "the body is no JSON"),
+        (b'{"pipeline":"\xff"}', "body_invalid", "the body is no JSON: it holds a text that is not UTF-8"),
         (b"{} {}", "body_invalid", "the body is no JSON"),
         (b'{"a":NaN}', "body_invalid", "the body is no JSON"),
         (b"[" * 100_000, "body_invalid", "nested too deeply"),

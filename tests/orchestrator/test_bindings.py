@@ -301,6 +301,27 @@ async def test_an_operator_binds_and_reserves_in_psql_and_the_audit_says_so(inst
     assert [row["class"] for row in classes] == [None]
 
 
+async def test_the_role_of_replicas_suffices_for_all_of_it(installation: Installation):
+    await installation.replica()
+    await push(installation, "deploy-eu")
+    bound = await installation.runner("bound")
+    as_replica = """
+        SELECT * FROM moonyard.runner_bind('bound', '{deploy-*}', 'test');
+        SELECT * FROM moonyard.reserve('deploy-*', true, 'test');
+        INSERT INTO moonyard.pipelines (id, name) VALUES (gen_random_uuid(), 'deploy-us');
+        INSERT INTO moonyard.pipeline_versions (id, pipeline_id, sha256, filename, source, definition)
+        SELECT gen_random_uuid(), id, repeat('a', 64), 'x.lua', '', '{"tags": ["gpu"]}' FROM moonyard.pipelines
+        WHERE name = 'deploy-us';
+        INSERT INTO moonyard.runners (id, name) VALUES (gen_random_uuid(), 'later');
+        SELECT moonyard.runner_token_use(id) FROM moonyard.tokens WHERE kind = 'runner';
+        SELECT * FROM moonyard.runner_rotate('bound', 'test');
+        SELECT * FROM moonyard.runner_revoke('later', 'test', true);
+    """
+    psql(installation.url, as_replica, role="moonyard_orchestrator")
+    number = await submit(installation, "deploy-eu")
+    assert await drawn(bound, 1) == [number]
+
+
 async def test_claims_of_bound_and_other_runners_use_their_indexes_among_many_finished_jobs(installation: Installation):
     await push(installation, "deploy", "build")
     await installation.fetch(

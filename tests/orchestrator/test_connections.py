@@ -304,7 +304,7 @@ async def test_every_answer_says_how_it_is_to_be_taken(address: str):
     for answered in [*await exchanged(address, asked), *await exchanged(address, b"nonsense\r\n\r\n")]:
         headers = answered.headers
         assert headers["x-content-type-options"] == ["nosniff"]
-        assert headers["referrer-policy"] == ["no-referrer"]
+        assert headers["referrer-policy"] == ["same-origin"]
         assert headers["cross-origin-resource-policy"] == ["same-origin"]
         assert "server" not in headers
         assert "strict-transport-security" not in headers

@@ -155,7 +155,7 @@ async def test_a_batch_that_is_too_large_is_refused(installation: Installation):
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        ("/v1/runner/jobs/nonsense/1/events", 422),
+        ("/v1/runner/jobs/nonsense/1/events", 404),
         # As that of another runner: whoever does not hold it does not learn whether it is there.
         ("/v1/runner/jobs/00000000-0000-0000-0000-000000000000/1/events", 409),
         ("/v1/runner/jobs/00000000-0000-0000-0000-000000000000/99999999999/events", 404),

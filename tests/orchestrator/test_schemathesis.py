@@ -48,9 +48,11 @@ NAMES: Final = (
     "status_code_conformance",
     "content_type_conformance",
     "response_schema_conformance",
-    "negative_data_rejection",
 )
 CHECKS: Final[list[Any]] = [getattr(checks, name) for name in NAMES]
+CHECKS_MADE_UP: Final = [*CHECKS, cast("Any", checks).negative_data_rejection]
+"""Of what is sent as it was made up: with a real name in the path, it may fit after all."""
+MADE_UP: Final = "made up"
 HIDDEN: Final = "cellar"
 """The name of a pipeline that nobody has a role for."""
 TREASURE: Final = "quetzal"
@@ -135,6 +137,7 @@ async def bury(installation: Installation) -> dict[str, Any]:
 
 # The replica is in this process, and draws its own numbers meanwhile.
 @pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
+@pytest.mark.timeout(120 * (TIMES + 1))
 @pytest.mark.parametrize("caller", CALLERS)
 async def test_everything_is_answered_as_the_document_says(site: Site, caller: str):
     failures = await anyio.to_thread.run_sync(ask_everything, site, caller)
@@ -171,7 +174,7 @@ def ask(site: Site, caller: str, connection: requests.Session, operation: Any, m
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
     )
     @hypothesis.given(
-        case=operation.as_strategy(generation_mode=mode), asked=st.sampled_from(["made up", "own", "hidden"])
+        case=operation.as_strategy(generation_mode=mode), asked=st.sampled_from([MADE_UP, "own", "hidden"])
     )
     def examine(case: Any, asked: str) -> None:
         for name, value in site.known.get(asked, {}).items():
@@ -182,7 +185,7 @@ def ask(site: Site, caller: str, connection: requests.Session, operation: Any, m
         if caller != "admin":
             failures.extend(told(caller, case, response))
         try:
-            case.validate_response(response, checks=CHECKS)
+            case.validate_response(response, checks=CHECKS_MADE_UP if asked == MADE_UP else CHECKS)
         except FailureGroup as group:
             failures.append(f"{caller}, {mode.value}: {group}\n{case.as_curl_command()}\n{response.text[:500]}")
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -19,7 +18,7 @@ from schema.client import Client
 from schema.errors import MoonyardError, single_error
 from schema.wire import Health, Heartbeat, HeartbeatAnswer, Job, JobSubmit
 from tests.orchestrator.installation import DEADLINE_SECONDS, Installation, SpokenRunner
-from tests.postgres import Cluster
+from tests.postgres import Cluster, as_replica
 
 PROGRAM = """
 import sys, anyio
@@ -34,7 +33,7 @@ anyio.run(lambda: serve.serve(settings, started=lambda address: print(address, f
 async def process(url: str) -> AsyncGenerator[tuple[anyio.abc.Process, str]]:
     """Run a replica as a process of its own; give it and its address."""
     argv = [sys.executable, "-c", PROGRAM, url]
-    async with await anyio.open_process(argv, stderr=subprocess.STDOUT, env=os.environ) as started:
+    async with await anyio.open_process(argv, stderr=None, env=os.environ) as started:
         assert started.stdout is not None
         try:
             with anyio.fail_after(DEADLINE_SECONDS):
@@ -57,7 +56,7 @@ async def test_a_replica_says_that_it_is_healthy_without_a_token(installation: I
 async def test_a_replica_told_to_stop_lets_all_that_wait_go_and_loses_nothing(
     installation: Installation, number: signal.Signals
 ):
-    async with process(installation.url) as (replica, address):
+    async with process(as_replica(installation.url)) as (replica, address):
         await installation.push()
         async with Client.open([address], installation.admin_secret) as admin:
             job = await admin.post("/v1/jobs", Job, JobSubmit(pipeline="hello"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import ssl
-import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -222,7 +221,7 @@ anyio.run(lambda: serve.serve(settings, started=started), backend_options={"use_
 async def process(url: str, files: Files) -> AsyncGenerator[tuple[anyio.abc.Process, str]]:
     """Run a replica as a process of its own; give it and its address."""
     argv = [sys.executable, "-c", PROGRAM, url, str(files.certificate), str(files.key)]
-    async with await anyio.open_process(argv, stderr=subprocess.STDOUT, env=os.environ) as started:
+    async with await anyio.open_process(argv, stderr=None, env=os.environ) as started:
         assert started.stdout is not None
         try:
             with anyio.fail_after(DEADLINE_SECONDS):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from runner.formats import json, toml, yaml
 from runner.formats.plain import DEPTH_MAXIMUM, DataInvalid
-from sandbox.frames import NULL, NULL_EXTENSION, Value
+from sandbox.frames import NULL, NULL_EXTENSION, Function, Value
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -132,7 +132,8 @@ def merged(levels: int) -> bytes:
         (b"~: 1", r"line 1, column 1: a key that is neither text nor a number"),
         (b".nan: 1", r"line 1, column 1: a key that is neither text nor a number"),
         (b"<<: 1", r"line 1, column 5: `<<` takes tables with names"),
-        (b"a: 1\n---\nb: 2", r"it has 2 documents, not one"),
+        (b"a: 1\n---\nb: 2", r"it has several documents, not one"),
+        (b"---\n" * 1_000_000, r"it has several documents, not one"),
         (b"a: \xff", r"utf-8|UTF-8"),
         (b"[" * 100_000, r"line 1, column 61: it is nested deeper than 60 levels"),
         (b"- " * 100_000, r"column 121: it is nested deeper than 60 levels"),
@@ -173,6 +174,22 @@ def test_documents_of_one_text_come_as_a_list() -> None:
         yaml.decode(b"a: &x 1\n---\n*x", every=True)
 
 
+def test_documents_together_are_no_more_than_one_may_be() -> None:
+    part = doubled(5).rstrip(b"\n") + b"\n"
+    assert yaml.decode(b"--- 1\n" * 10_000, every=True) == [1] * 10_000
+    with pytest.raises(DataInvalid, match="it has more than 10000 documents"):
+        yaml.decode(b"--- 1\n" * 10_001, every=True)
+    yaml.decode(part)
+    with pytest.raises(DataInvalid, match="it has more than 1000000 values"):
+        yaml.decode((b"---\n" + part) * 10, every=True)
+
+
+def test_keys_of_toml_with_dots_are_read_as_far_as_values_go() -> None:
+    assert toml.decode(b"a." * 30 + b"b = '" + b"1.2.3." * 9 + b"'")
+    with pytest.raises(DataInvalid, match="deeper"):
+        toml.decode(b"a." * 60 + b"b = 1")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -181,6 +198,9 @@ def test_documents_of_one_text_come_as_a_list() -> None:
         (b"[a]\n[a]", "line 2, column 3: cannot declare"),
         (b"a = '\xff'", "line 1, column 6: a byte that is not UTF-8 text"),
         (b"a = " + b"[" * 100_000, "it is nested deeper than 60 levels"),
+        (b"x = 1\n" + b"a." * 1_000_000 + b"b = 1", "line 2: it is nested deeper than 60 levels"),
+        (b"[" + b'"a" . ' * 500_000 + b"b]", "line 1: it is nested deeper than 60 levels"),
+        (b"a = " + b"9" * 5000, "it has a number of more digits than are read"),
         (b"#" * (4 * 1024 * 1024 + 1), r"at most 4194304 \(4 MiB\) of TOML are read"),
     ],
 )
@@ -224,3 +244,15 @@ def test_what_toml_cannot_hold_is_told_with_its_place(value: Any, told: str) -> 
 
 def test_an_empty_table_is_one_of_toml() -> None:
     assert toml.encode([]) == toml.encode({}) == b""
+
+
+def test_numbers_of_yaml_beyond_any_are_the_infinite_one_and_texts_of_them_are_texts() -> None:
+    digits = "9" * 400
+    assert yaml.decode(f"[{digits}, -{digits}, 0x{'f' * 400}]".encode()) == [math.inf, -math.inf, math.inf]
+    assert yaml.decode(yaml.encode({"a": digits})) == {"a": digits}
+
+
+@pytest.mark.parametrize("encode", [json.encode, yaml.encode, toml.encode])
+def test_what_only_a_hostile_process_sends_is_told_as_any_other(encode: Any) -> None:
+    with pytest.raises(DataInvalid, match=r"value\.a` is a function, which cannot be written"):
+        encode({"a": Function(3)})

@@ -212,3 +212,12 @@ def looked_up(resolve: beneath.Resolver, root: int, path: str, follow: bool) -> 
         return Path(f"/proc/self/fd/{handle}").readlink()
     finally:
         os.close(handle)
+
+
+@pytest.mark.parametrize("path", ["a/" * 201 + "b", "x" * 5000, "a/" * 100_000, "ä" * 2049])
+def test_a_path_that_is_too_long_or_too_deep_is_refused_before_anything_is_made(workspace: Path, path: str) -> None:
+    for is_new in (False, True):
+        with pytest.raises(JailError) as raised, jail.place(workspace, path, is_new=is_new):
+            pass
+    assert len(raised.value.message) < 400
+    assert list(workspace.iterdir()) == []

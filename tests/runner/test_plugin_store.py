@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from plugins import Plugin, folders
@@ -13,7 +14,7 @@ from schema.client import Client
 from schema.errors import MoonyardError
 from schema.plugins import LockedPlugin
 from schema.wire import PluginPush, PluginVersion
-from tests.orchestrator.installation import installation
+from tests.orchestrator.installation import Installation, SpokenRunner, installation
 from tests.plugins.made import files, operation, plugin
 
 INIT = operation("return nil")
@@ -24,12 +25,23 @@ def locked(one: Plugin) -> LockedPlugin:
     return LockedPlugin(name=one.name, version=one.version, sha256=one.sha256, origin="pushed")
 
 
+async def begun(installed: Installation, *plugins: Plugin) -> SpokenRunner:
+    """Have a runner that holds a job whose version is locked with plugins."""
+    await installed.push()
+    locks = msgspec.json.encode([locked(one) for one in plugins]).decode()
+    await installed.fetch("UPDATE moonyard.pipeline_versions SET plugins = $1::jsonb", locks)
+    await installed.submit()
+    runner = await installed.runner()
+    await runner.claim()
+    return runner
+
+
 async def test_a_plugin_is_fetched_once_and_then_of_the_disk(database_url: str, tmp_path: Path):
     async with installation(database_url) as made:
         await made.replica()
         await (await made.client()).post("/v1/plugins", PluginVersion, PluginPush(files=files(init=INIT)))
-        runner = await made.runner()
         one = plugin(init=INIT)
+        runner = await begun(made, one)
         fetched = await PluginFolder(runner.client, tmp_path).fetch([locked(one)])
         assert fetched["mine"] == one
         kept = tmp_path / "plugins" / f"{one.sha256}.json"
@@ -53,7 +65,8 @@ async def test_what_is_not_what_was_locked_is_not_used(database_url: str, tmp_pa
     async with installation(database_url) as made:
         await made.replica()
         await (await made.client()).post("/v1/plugins", PluginVersion, PluginPush(files=files(init=INIT)))
-        runner, one = await made.runner(), plugin(init=INIT)
+        one = plugin(init=INIT)
+        runner = await begun(made, one)
         await made.fetch(
             "UPDATE moonyard.plugin_contents SET files = $1::json", json.dumps(files(init=INIT + " -- and more"))
         )
@@ -75,6 +88,6 @@ async def test_what_was_not_used_longest_goes(database_url: str, tmp_path: Path)
         await made.replica()
         await (await made.client()).post("/v1/plugins", PluginVersion, PluginPush(files=files(init=INIT)))
         one = plugin(init=INIT)
-        await PluginFolder((await made.runner()).client, tmp_path).fetch([locked(one)])
+        await PluginFolder((await begun(made, one)).client, tmp_path).fetch([locked(one)])
     assert len(list(folder.iterdir())) == KEPT_MAXIMUM
     assert (folder / f"{one.sha256}.json").is_file()

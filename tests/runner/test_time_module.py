@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -90,3 +91,20 @@ def test_what_is_not_taken_is_told(call: Any, message: str):
 )
 def test_what_is_written_is_read_as_it_was(seconds: float, zone: str):
     assert abs(parse(format_(seconds, zone=zone)) - seconds) < 0.001
+
+
+def test_a_text_is_asked_for_each_part_once():
+    with pytest.raises(ArgumentInvalid, match="`format` has %Y more than once"):
+        parse("2026 2026", format="%Y %Y")
+    assert parse("2026%%", format="%Y%%%%") == parse("2026", format="%Y")
+
+
+@given(
+    st.text(max_size=20),
+    st.lists(
+        st.sampled_from([*(f"%{letter}" for letter in time.DIRECTIVES), " ", "-", "(", "[", "\\", "*"]), max_size=8
+    ),
+)
+def test_any_format_is_read_by_or_told(text: str, parts_of_format: list[str]):
+    with suppress(ArgumentInvalid):
+        parse(text, format="".join(parts_of_format))

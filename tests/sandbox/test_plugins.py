@@ -10,6 +10,7 @@ import pytest
 import plugins
 from plugins import Plugin
 from plugins.resolution import Catalogue, NoSources
+from runner.reference import authoring
 from sandbox import loading
 from sandbox.parent import WarmParent
 from sandbox.process import Value
@@ -121,6 +122,21 @@ async def test_arguments_come_checked_with_defaults_in_order_or_by_name() -> Non
         "depth=1 mode=safe names={1:a 2:b} quiet=false ratio=0.5 url=https://x",
         "auth={port:22 user:me} depth=1 env={A:1 b:2} names={} quiet=false url=https://x",
     ]
+
+
+async def test_the_examples_of_the_reference_are_a_plugin() -> None:
+    by_name = {one.name: one.example for one in authoring.PLUGIN.functions}
+    failing = operation(by_name.pop("plugin.fail"))
+    init = "\n".join([*by_name.values(), failing])
+    host = await run(
+        """
+    mine.greet("you")
+    local ok, problem = pcall(mine.run)
+    log.info(problem.code, problem.hint)
+    """,
+        plugin(init=init, modules=["log", "time"]),
+    )
+    assert host.lines == ["hello, you", "argument_invalid Name somebody."]
 
 
 LISTS = """

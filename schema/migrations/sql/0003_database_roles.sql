@@ -45,9 +45,11 @@ BEGIN
             FROM moonyard_orchestrator;
         GRANT SELECT ON moonyard.audit, moonyard.audit_chain, moonyard.schema_version TO moonyard_orchestrator;
         GRANT INSERT (actor, address, action, subject, result, detail) ON moonyard.audit TO moonyard_orchestrator;
-        GRANT EXECUTE ON FUNCTION moonyard.audit_seal, moonyard.audit_check, moonyard.audit_end, moonyard.audit_retire
-            TO moonyard_orchestrator;
+        GRANT EXECUTE ON FUNCTION moonyard.audit_seal, moonyard.audit_check, moonyard.audit_end, moonyard.audit_retire,
+            moonyard.classes_settle TO moonyard_orchestrator;
     END IF;
+    REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA control FROM PUBLIC;
+    REVOKE EXECUTE ON FUNCTION moonyard.classes_settle FROM PUBLIC;
     IF 'moonyard_operator' = ANY (there) THEN
         GRANT USAGE ON SCHEMA control, inspect TO moonyard_operator;
         GRANT SELECT ON ALL TABLES IN SCHEMA inspect TO moonyard_operator;
@@ -78,10 +80,10 @@ UNION ALL
 SELECT 'database role', CASE WHEN count(*) > 0 THEN 'worry' ELSE 'ok' END,
     CASE WHEN count(*) = 0 THEN 'no orchestrator has more rights than it needs'
         ELSE string_agg(
-            DISTINCT 'an orchestrator is connected as ' || login.rolname || ', '
+            DISTINCT 'an orchestrator is connected as ' || inspect.shortened(login.rolname, 20) || ', '
                 || CASE WHEN login.rolsuper THEN 'a superuser' ELSE 'who owns the schema' END,
             '; '
-        ) || ': moonyard db add-login makes one that may less' END
+        ) || ': moonyard db add-login' END
 FROM pg_stat_activity AS session
 JOIN pg_roles AS login ON login.oid = session.usesysid
 JOIN pg_namespace AS home ON home.nspname = 'moonyard'
