@@ -7,6 +7,7 @@ from typing import Literal
 import anyio
 import click
 import msgspec
+from click.core import ParameterSource
 
 from cli import connection, settings
 from cli.tables import age, print_json, print_table
@@ -55,8 +56,10 @@ def create(
 
     With --database-url the token is made on the database itself: so the first admin token comes to be.
     """
-    on_database = database_url is not None and not orchestrator
-    chosen = kind or ("admin" if on_database else "user")
+    source = click.get_current_context().get_parameter_source("database_url")
+    # What is said here and now counts more than where orchestrators are by default.
+    on_database = database_url if not orchestrator or source is ParameterSource.COMMANDLINE else None
+    chosen = kind or ("user" if on_database is None else "admin")
     message = TokenCreate(
         kind=chosen,
         name=name,
@@ -65,10 +68,10 @@ def create(
         permissions=list(permissions) or None,
         pipelines=list(pipelines) or None,
     )
-    if on_database:
+    if on_database is not None:
         from orchestrator import tokens
 
-        made = anyio.run(tokens.create_on_database, database_url, message)
+        made = anyio.run(tokens.create_on_database, on_database, message)
     else:
         made = connection.ask(orchestrator, lambda client: client.post("/v1/tokens", Token, message))
     if as_json:

@@ -63,7 +63,8 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     :raises Forbidden: when its token is of another kind than the route is for, or its permission is held for nothing.
     """
     access = handler.opt.get(KEY)
-    if access != "runner" and isinstance(handler, HTTPRouteHandler) and not handler.http_methods <= _READING:
+    # A public route may log somebody in, also by a GET: an identity provider sends browsers back that way.
+    if access == "public" or (access != "runner" and not _is_for_reading(handler)):
         origins.address.set(addresses.client_address(connection))
     if access == "public":
         return
@@ -84,6 +85,10 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
         about["runner"] = str(identity.runner)
     if about:
         log_context.note(**about)
+
+
+def _is_for_reading(handler: BaseRouteHandler) -> bool:
+    return isinstance(handler, HTTPRouteHandler) and handler.http_methods <= _READING
 
 
 def require(connection: Connection, permission: Permission, pipelines: str = ALL) -> None:

@@ -10,7 +10,7 @@ from litestar.datastructures import State
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from orchestrator import access, addresses, answers, form
+from orchestrator import access, addresses, answers, form, refused_requests
 from orchestrator.description import Description
 from orchestrator.parts import STATE_NAME, Parts
 from orchestrator.problems import Refusal

@@ -187,7 +187,7 @@ async def device_take(database: Database, device_code: str, session_seconds: flo
 
 async def device_answer(database: Database, user_code: str, identity: Identity, *, is_yes: bool) -> None:
     """Let a command line act as an account, or refuse it."""
-    await database.rows(sql.DEVICE_ANSWER, user_code, identity.account if is_yes else None)
+    await database.rows(sql.DEVICE_ANSWER, user_code, identity.account if is_yes else None, identity.actor)
     if not is_yes:
         log.warning("account `%s` refused a login of a command line", identity.account_name)
 

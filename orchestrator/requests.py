@@ -147,6 +147,9 @@ def _noted(scope: HTTPScope, hosts: frozenset[str]) -> tuple[dict[bytes, bytes],
             detail=f"the request's head is larger than {HEAD_BYTES_MAXIMUM} bytes, or has more headers than "
             f"{HEADERS_MAXIMUM}",
         )
+    if "//" in scope["path"]:
+        # The framework takes two for one: a proxy before it, which lets some paths through and others not, may not.
+        refused = refused or _malformed("the path has an empty part")
     host = noted.get(b"host")
     if host is None:
         if scope["http_version"] != "1.0":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
@@ -26,6 +27,7 @@ from packaging.utils import canonicalize_name
 from scripts import lock_file, sbom
 from scripts.lock_file import DEVELOPMENT, RUNTIME
 from tests import wheels
+from tests.test_layout import PACKAGES
 
 CHECKOUT = lock_file.CHECKOUT
 PROJECT = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -116,6 +118,34 @@ def test_what_runs_has_nothing_locked_that_only_tests_or_checks_need() -> None:
     # What is not for Linux is somebody's need elsewhere, which is not followed here.
     unasked = [package.name for package in lock_file.read(RUNTIME) if package.is_for_here and package.name not in asked]
     assert unasked == []
+
+
+def imported(package: str) -> Iterator[tuple[str, str]]:
+    """Give the modules that a package of ours imports from elsewhere, each with the file."""
+    for source in sorted((CHECKOUT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Import():
+                    names = [alias.name for alias in node.names]
+                case ast.ImportFrom(module=str(module), level=0):
+                    names = [module]
+                case _:
+                    continue
+            for name in {name.partition(".")[0] for name in names} - PACKAGES - sys.stdlib_module_names:
+                yield name, str(source.relative_to(CHECKOUT))
+
+
+def test_what_the_packages_import_is_locked_for_what_runs() -> None:
+    locked = {package.name for package in lock_file.read(RUNTIME)}
+    optional = set(needed(PROJECT["project"]["optional-dependencies"]["tracing"]))
+    offering = metadata.packages_distributions()
+    wrong = [
+        f"{file} imports {module}"
+        for package in PACKAGES - {"bench"}
+        for module, file in imported(package)
+        if not {canonicalize_name(name) for name in offering.get(module, [])} & (locked | optional)
+    ]
+    assert wrong == []
 
 
 def test_development_uses_what_runs_in_the_very_same_versions() -> None:

@@ -265,11 +265,18 @@ SELECT id, client, address, created_at FROM moonyard.device_logins
 WHERE user_code = $1 AND answered_at IS NULL AND expires_at > now()
 """
 
-# $1 user code, $2 account, NULL for a no
+# $1 user code, $2 account, NULL for a no, $3 who answers
 DEVICE_ANSWER: Final = """
-UPDATE moonyard.device_logins SET account_id = $2, answered_at = now()
-WHERE user_code = $1 AND answered_at IS NULL AND expires_at > now()
-RETURNING id
+WITH answered AS (
+    UPDATE moonyard.device_logins SET account_id = $2, answered_at = now()
+    WHERE user_code = $1 AND answered_at IS NULL AND expires_at > now()
+    RETURNING id, client, address
+)
+SELECT id, moonyard.note(
+    $3, CASE WHEN $2::uuid IS NULL THEN 'refuse login' ELSE 'allow login' END, 'command line ' || client,
+    jsonb_build_object('address', address)
+)
+FROM answered
 """
 
 DEVICE_LOGINS_FORGET: Final = "DELETE FROM moonyard.device_logins WHERE expires_at < now() - interval '1 hour'"

@@ -78,7 +78,7 @@ WHERE blob.sha256 IS NOT NULL AND blob.created_at < now() - make_interval(secs =
     AND NOT EXISTS (SELECT FROM moonyard.caches WHERE blob_id = blob.id)
 """
 
-# $1 SHA-256, $2 runner: that it has sent all of it once. (Whoever finds it may name it soon: it is not swept until then.)
+# $1 SHA-256, $2 runner: that it has sent all of it once. (It may name it soon: it is not swept until then.)
 BLOB_SENT: Final = """
 WITH whole AS (
     UPDATE moonyard.blobs SET created_at = now() WHERE sha256 = $1 RETURNING id, size_bytes

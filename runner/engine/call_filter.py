@@ -16,18 +16,24 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import tomllib
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
 import anyio.to_thread
-from aiodocker.exceptions import DockerError
 
 from runner.engine.connection import Connection
-from runner.engine.facts import LIBPOD_INFO
 
 log: Final = logging.getLogger(__name__)
 
+_CONFIGURATIONS: Final = (
+    Path("/usr/share/containers/containers.conf"),
+    Path("/etc/containers/containers.conf"),
+    Path("~/.config/containers/containers.conf").expanduser(),
+)
+_DEFAULTS: Final = (Path("/etc/containers/seccomp.json"), Path("/usr/share/containers/seccomp.json"))
 REFUSED: Final = frozenset({"keyctl", "add_key", "request_key"})
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_PACKET = 1, 2, 10, 16, 17
 NETLINK_AUDIT: Final = 9
@@ -46,7 +52,7 @@ class CallFilter:
     async def get(self) -> Path | None:
         """Give the file with the list; None where the engine is to use its own.
 
-        :raises EngineError: when the engine does not say which that is.
+        :raises EngineError: when the engine does not answer.
         """
         async with self._making:
             if not self._is_made:
@@ -55,27 +61,43 @@ class CallFilter:
             return self._path
 
     async def _make(self) -> Path | None:
-        own = await self._own() if self._connection.is_local else None
-        if own is None:
+        if not (self._connection.is_local and await self._is_podman()):
             return None
+        conf = None if self._connection.service is None else self._connection.service.conf
         try:
-            return await anyio.to_thread.run_sync(_write, own, self._folder)
+            own = await anyio.to_thread.run_sync(own_list, conf)
+            return None if own is None else await anyio.to_thread.run_sync(_write, own, self._folder)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("the engine's list of system calls, %s, cannot be narrowed: %s", own, error)
+            log.warning("the engine's list of system calls cannot be narrowed: %s", error)
             return None
 
-    async def _own(self) -> Path | None:
+    async def _is_podman(self) -> bool:
         await self._connection.ensure()
-        try:
-            async with self._connection.reaching("asking which system calls it lets containers make"):
-                told: dict[str, Any] = await self._connection.docker._query_json(  # noqa: SLF001  # as with networks
-                    LIBPOD_INFO, versioned_api=False
-                )
-        except DockerError:
-            return None
-        security: dict[str, Any] = told.get("host", {}).get("security", {})
-        path = str(security.get("seccompProfilePath") or "")
-        return Path(path) if security.get("seccompEnabled") and path.startswith("/") else None
+        async with (
+            self._connection.reaching("asking what it is"),
+            self._connection.docker._query("_ping", versioned_api=False) as response,  # noqa: SLF001  # as in connection
+        ):
+            return "Libpod-API-Version" in response.headers
+
+
+def own_list(conf: Path | None) -> Path | None:
+    """Find the list that Podman takes; None where there is none, or its owner wants none.
+
+    To ask Podman takes a second where the machine is busy, for it asks all its helpers for their versions. So this
+    looks where containers.conf(5) says, and at what the library of containers-common has for a default.
+
+    :param conf: what a private Podman is told, in the place of the machine's files.
+    """
+    named = os.environ.get("CONTAINERS_CONF")
+    files = [conf] if conf is not None else [Path(named)] if named else _CONFIGURATIONS
+    found: str | None = None
+    for file in files:
+        if file.is_file():
+            containers: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8")).get("containers", {})
+            found = containers.get("seccomp_profile", found)
+    if found:
+        return None if found == "unconfined" else Path(found)
+    return next((path for path in _DEFAULTS if path.is_file()), None)
 
 
 def narrowed(profile: dict[str, Any]) -> dict[str, Any]:

@@ -134,18 +134,12 @@ class Engine:
             tasks.start_soon(private.prune)
             stack.push_async_callback(engine.finish)
             tasks.start_soon(engine.keep_warm)
-            tasks.start_soon(engine.look_for_calls)
             yield engine
 
     @property
     def warm_count(self) -> int:
         """How many containers are ready."""
         return self._warm.count
-
-    async def look_for_calls(self) -> None:
-        """Ask early which system calls containers may make: the first container need not wait for it."""
-        with suppress(EngineError):  # whoever makes one asks again, and is told
-            await self._call_filter.get()
 
     async def keep_warm(self) -> None:
         """Keep containers ready, as many as the settings allow."""

@@ -208,7 +208,7 @@ async def _request(job: JobContext, name: str, arguments: RequestArguments, priv
 
 def _url(name: str, arguments: RequestArguments, private: PrivatePlace | None) -> URL:
     written = text(name, "url", arguments.url)
-    if _CONTROL.search(written):
+    if _CONTROL.search(written + (arguments.client.base_url or "")):
         # They would be left out without a word, and another place be asked.
         raise ArgumentInvalid(f"{name}: `url` has a line break, or another control character, in it")
     try:

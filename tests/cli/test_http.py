@@ -198,6 +198,8 @@ REFUSED = [
         "jobs may not connect to `127.0.0.2` port 9: it is the runner's own machine",
     ),
     ('http.post("http://h/", { file = "../x" })', "`../x` does not name a file of the workspace"),
+    ('http.get("http://127.0.0.1\\r\\n.example.org/")', "`url` has a line break, or another control character, in it"),
+    ('http.client({ base_url = "http://h\\n/" }).get("a")', "`url` has a line break, or another control character, in"),
 ]
 
 

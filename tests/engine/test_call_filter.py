@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from runner.engine import call_filter
 from runner.engine.container import ContainerSpec
 from runner.engine.engine import Engine
 from tests.engine.conftest import Said, run
 
-PYTHON = "docker.io/library/python:3.11"
 SAMPLE = {
     "defaultAction": "SCMP_ACT_ERRNO",
     "syscalls": [
@@ -42,18 +43,24 @@ async def test_the_list_is_kept_in_the_state_folder_and_containers_have_it(engin
     assert ordinary.stdout == b"x\n"
 
 
-async def test_an_engine_that_names_no_list_keeps_its_own(engine: Engine, tmp_path: Path) -> None:
-    nowhere = call_filter.CallFilter(engine._connection, tmp_path)
+def test_what_the_machines_owner_says_of_the_list_counts(tmp_path: Path) -> None:
+    conf = tmp_path / "containers.conf"
+    conf.write_text("[engine]\n")
+    assert call_filter.own_list(conf) in {None, *call_filter._DEFAULTS}
+    conf.write_text('[containers]\nseccomp_profile = "/somewhere/else.json"\n')
+    assert call_filter.own_list(conf) == Path("/somewhere/else.json")
+    conf.write_text('[containers]\nseccomp_profile = "unconfined"\n')
+    assert call_filter.own_list(conf) is None
 
-    async def none() -> Path | None:
-        return None
 
-    nowhere._own = none
-    assert await nowhere.get() is None
-    unreadable = call_filter.CallFilter(engine._connection, tmp_path)
-
-    async def gone() -> Path | None:
-        return tmp_path / "gone.json"
-
-    unreadable._own = gone
-    assert await unreadable.get() is None
+async def test_a_list_that_cannot_be_read_leaves_the_engine_its_own(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = tmp_path / "containers.conf"
+    conf.write_text('[containers]\nseccomp_profile = "/none.json"\n')
+    service = engine._connection.service
+    if service is None:
+        monkeypatch.setenv("CONTAINERS_CONF", str(conf))
+    else:
+        monkeypatch.setattr(service, "conf", conf)
+    assert await call_filter.CallFilter(engine._connection, tmp_path).get() is None

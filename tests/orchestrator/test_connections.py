@@ -257,6 +257,27 @@ async def test_what_is_no_request_is_refused(address: str, sent: bytes):
     check_problem(answered, 400, "request_malformed")
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"TRACE /v1/health", 405),
+        (b"PATCH /v1/health", 405),
+        (b"CONNECT x:80", 400),
+        (b"GET http://x/v1/health", 200),
+        (b"GET //v1/health", 400),
+        (b"GET /v1/%2fhealth", 400),
+        (b"GET /v1/../v1/health", 404),
+        (b"GET /v1/%2e%2e/v1/health", 404),
+        (b"GET /v1/jobs/%ff", 401),
+        (b"GET /%00", 404),
+        (b"GET /v1/health?%ff=%ff", 422),
+    ],
+)
+async def test_odd_lines_are_answered_as_what_they_are(address: str, line: bytes, status: int):
+    answers = await exchanged(address, LAST.replace(b"GET /v1/health", line))
+    assert [answer.status for answer in answers] == [status]
+
+
 @pytest.mark.parametrize("kind", [b"websocket", b"h2c"])
 async def test_who_wants_another_protocol_is_answered_in_this_one_and_nothing_after_it_is_read(
     address: str, kind: bytes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import aiohttp
 import pytest
 
 from orchestrator import refusals
@@ -88,10 +89,20 @@ async def test_tokens_that_are_not_valid_and_logins_that_failed_are_noted(instal
     for secret in (new_secret("admin"), revoked.secret):
         assert await try_to(await installation.client(secret), "/v1/runners", None, RunnerList) == "token_invalid"
     await try_to(stranger, "/v1/login", Login(name="vera", password="wrong one, and long enough"))
+    address = installation.replicas[0].address
+    async with aiohttp.ClientSession(headers={"Origin": address}) as browser:
+        form = {"name": "vera", "password": "wrong one, by a browser"}
+        async with browser.post(f"{address}/login", data=form) as said:
+            assert said.status == 401
     rows = await refused(installation)
     assert {row["actor"] for row in rows} == {refusals.NOBODY}
     assert {row["address"] for row in rows} == {"127.0.0.1"}
-    assert {row["action"].split(":")[0] for row in rows} == {"GET /v1/jobs", "GET /v1/runners", "POST /v1/login"}
+    assert {row["action"].split(":")[0] for row in rows} == {
+        "GET /v1/jobs",
+        "GET /v1/runners",
+        "POST /v1/login",
+        "POST /login",
+    }
     assert rows[-1]["subject"] == "account vera"
     said = json.dumps([row["detail"] for row in rows])
     assert str(revoked.secret) not in said

@@ -27,9 +27,10 @@ from schemathesis.generation import GenerationMode
 from schemathesis.schemas import BaseSchema
 
 from orchestrator.settings import EdgeSettings
+from schema.client import Client
 from schema.definition import InputDefinition
 from schema.secrets import Secret, SecretSet
-from schema.wire import Token, TokenCreate
+from schema.wire import PipelineVersion, Token, TokenCreate
 from tests.orchestrator.installation import DEFINITION, SOURCE, Attempt, Installation
 from tests.orchestrator.installation import installation as opened
 from tests.orchestrator.people import session
@@ -142,6 +143,12 @@ async def bury(installation: Installation) -> dict[str, Any]:
 async def test_everything_is_answered_as_the_document_says(site: Site, caller: str):
     failures = await anyio.to_thread.run_sync(ask_everything, site, caller)
     assert not failures, "\n\n".join(failures)
+
+
+async def test_what_is_hidden_is_there_for_an_administrator(site: Site):
+    async with Client.open([site.address], site.tokens["admin"]) as admin:
+        shown = await admin.get(f"/v1/pipelines/{HIDDEN}", PipelineVersion)
+    assert TREASURE in (shown.source or "")
 
 
 def ask_everything(site: Site, caller: str) -> list[str]:

@@ -17,7 +17,7 @@ import pytest
 from anyio.streams.text import TextReceiveStream
 from cryptography import x509
 
-from orchestrator import exposure
+from orchestrator import exposure, server
 from orchestrator.addresses import network
 from orchestrator.certificates import Certificate, CertificateUnusable
 from orchestrator.settings import EdgeSettings
@@ -119,6 +119,15 @@ async def test_plain_http_to_a_replica_with_tls_is_not_answered(installation: In
     async with connected(replica.address) as connection:
         connection.send(HEALTH)
         assert b"HTTP/1.1 200" not in await connection.rest()
+
+
+async def test_who_begins_no_handshake_is_given_up(
+    installation: Installation, files: Files, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.5)
+    replica = await installation.replica(edge=files.edge)
+    async with connected(replica.address) as connection:
+        assert await connection.rest() == b""
 
 
 async def test_a_new_certificate_is_shown_after_a_signal_and_open_connections_go_on(
