@@ -10,7 +10,7 @@ from cli.tables import age, print_json, print_table
 from schema.accounts import Account, AccountCreate, AccountList, BindingList
 
 
-@click.group()
+@click.group(short_help="Say who can log in.")
 def account() -> None:
     """Say who can log in. What an account may do, its roles say: `moonyard role`."""
 

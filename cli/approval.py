@@ -70,7 +70,7 @@ def refuse(job: str, *, stage: str | None, comment: str | None, as_json: bool, o
     _answer(job, ApprovalAnswer(is_yes=False, stage=stage, comment=comment), orchestrator, as_json=as_json)
 
 
-@click.group()
+@click.group(short_help="Say which stages wait for an approval in any case.")
 def protection() -> None:
     """Say which stages wait for an approval, whatever their pipeline's file says."""
 

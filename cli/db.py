@@ -17,7 +17,7 @@ PASSWORD_LENGTH_MAXIMUM: Final = 1024
 
 @click.group()
 def db() -> None:
-    """Upgrade or check the database's schema, make logins of it, or open psql."""
+    """Upgrade or check the database, make logins of it, open psql."""
 
 
 @db.command(short_help="Run the migrations that the database lacks.")

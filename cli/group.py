@@ -10,7 +10,7 @@ from schema.accounts import Group, GroupCreate, GroupList, Member
 from schema.client import Client
 
 
-@click.group()
+@click.group(short_help="Put accounts together, that hold roles together.")
 def group() -> None:
     """Put accounts together, that hold roles together: `moonyard role grant --group NAME`."""
 

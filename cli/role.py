@@ -13,7 +13,7 @@ from schema.errors import MoonyardError
 from schema.permissions import MEANINGS
 
 
-@click.group()
+@click.group(short_help="Say who may do what.")
 def role() -> None:
     """Say who may do what: give roles to accounts and groups, for all pipelines or for those of a pattern."""
 

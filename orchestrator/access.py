@@ -145,13 +145,12 @@ async def require_job(connection: Connection, job: UUID, permission: Permission,
 def _missing(identity: Identity, permission: Permission, pipelines: str | None = None) -> Forbidden:
     who = f"account `{identity.account_name}`" if identity.account_name else f"token `{identity.name}`"
     where = "" if pipelines is None else " for all pipelines" if pipelines == ALL else f" for `{pipelines[:100]}`"
-    narrowed = identity.rights.scope is not None or identity.rights.within is not None
     return Forbidden(
         f"{who} does not hold permission `{permission}`{where}: to {MEANINGS[permission]}",
         code="permission_missing",
         hint=(
             "This token is narrowed: it may do less than its account."
-            if narrowed
+            if identity.rights.is_narrowed
             else "Those who manage accounts give roles that have it: `moonyard role grant`."
         ),
     )

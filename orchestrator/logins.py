@@ -54,12 +54,12 @@ async def by_password(database: Database, message: Login, address: str, session_
     """
     name = message.name.replace("\0", "")[:100].lower()
     client = _client(message.client)
-    row = await checked(database, name, message.password, address)
-    return await session(database, row["id"], client, session_seconds)
+    row, password_hash = await checked(database, name, message.password, address)
+    return await session(database, row["id"], client, session_seconds, password_hash)
 
 
-async def checked(database: Database, name: str, password: str, address: str) -> Row:
-    """Compare a password, and give its account.
+async def checked(database: Database, name: str, password: str, address: str) -> tuple[Row, str]:
+    """Compare a password, and give its account, and the hash that is stored of it.
 
     :raises TooMany: when it has to wait, after tries that failed.
     :raises Unauthenticated: when name or password are wrong, or the account is disabled.
@@ -77,17 +77,25 @@ async def checked(database: Database, name: str, password: str, address: str) ->
         raise Unauthenticated(f"account `{row['name']}` is disabled", code="account_disabled")
     await database.rows(sql.LOGIN_WENT_WELL, *keys)
     if passwords.is_outdated(stored):
-        await database.rows(sql.HASH_RENEW, row["id"], await passwords.hashed(password))
-    return row
+        old, stored = stored, await passwords.hashed(password)
+        await database.rows(sql.HASH_RENEW, row["id"], stored, old)
+    return row, stored
 
 
-async def session(database: Database, account: UUID, client: str, seconds: float) -> Session:
-    """Make a session of an account that has shown who it is."""
-    secret = new_secret("session")
+async def session(
+    database: Database, account: UUID, client: str, seconds: float, password_hash: str | None = None
+) -> Session:
+    """Make a session of an account that has shown who it is.
+
+    :param password_hash: what is stored of the password by which it did, if by one.
+    :raises Unauthenticated: when the account is disabled, or has another password by now.
+    """
+    secret, actor = new_secret("session"), await _actor(database, account)
     row = await database.row(
-        sql.SESSION_CREATE, uuid7(), hashed(secret), account, client, seconds, await _actor(database, account)
+        sql.SESSION_CREATE, uuid7(), hashed(secret), account, client, seconds, actor, password_hash
     )
-    assert row is not None, "accounts are not removed"
+    if row is None:
+        raise _wrong().audited(actor)
     return Session(token=secret, account=row["name"], expires_at=times.rfc3339(row["expires_at"]))
 
 
@@ -125,6 +133,7 @@ async def accept(
     async with database.transaction() as connection:
         if await connection.fetchrow(tokens_sql.USE, invitation.token) is None:
             raise Unauthenticated("the invitation is used up, revoked or has expired")
+        await connection.execute(sql.ACCOUNT_HOLD, invitation.account)
         await connection.execute(
             sql.HASH_SET, invitation.account, password_hash, f"account {invitation.account_name}", None
         )
@@ -142,7 +151,9 @@ async def change_password(database: Database, identity: Identity, message: Passw
     passwords.check(message.new, identity.account_name)
     await checked(database, identity.account_name, message.current, address)
     password_hash = await passwords.hashed(message.new)
-    await database.rows(sql.HASH_SET, identity.account, password_hash, identity.actor, identity.token)
+    async with database.transaction() as connection:
+        await connection.execute(sql.ACCOUNT_HOLD, identity.account)
+        await connection.execute(sql.HASH_SET, identity.account, password_hash, identity.actor, identity.token)
 
 
 async def device_begin(database: Database, message: DeviceLogin, address: str) -> DeviceLoginBegun:

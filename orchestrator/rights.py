@@ -48,6 +48,11 @@ class Rights(msgspec.Struct, frozen=True):
     within: tuple[str, ...] | None = None
     """Patterns of the pipelines that a token is for; None for all of its account's."""
 
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether a token may do less than its account."""
+        return self.scope is not None or self.within is not None
+
     def may(self, permission: Permission, pipelines: str = ALL) -> bool:
         """Whether a permission is held for a pipeline, or for all that fit a pattern; by default for all there are."""
         if self.scope is not None and permission not in self.scope:

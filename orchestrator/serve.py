@@ -28,8 +28,8 @@ from orchestrator.http_limits import HttpLimits
 from orchestrator.leaks import Leaks
 from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
-from orchestrator.parts import Parts
 from orchestrator.oidc import Provider
+from orchestrator.parts import Parts
 from orchestrator.protections import Protections
 from orchestrator.record import Record
 from orchestrator.refusals import Refusals

@@ -131,7 +131,9 @@ def check_name(what: str, name: str) -> None:
 
 
 def _reach(identity: Identity) -> tuple[UUID | None, bool, bool]:
-    return identity.account, identity.rights.may("manage-runners"), identity.rights.may("manage-accounts")
+    # What is narrowed is given away: it is not to end its account's logins, nor to say what there is.
+    account = None if identity.rights.is_narrowed else identity.account
+    return account, identity.rights.may("manage-runners"), identity.rights.may("manage-accounts")
 
 
 def _scope(message: TokenCreate) -> tuple[list[str] | None, list[str] | None]:

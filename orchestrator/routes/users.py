@@ -16,7 +16,7 @@ from litestar.response import Stream
 
 from orchestrator import access, artifacts, following, jobs, parts, pipelines, plugins, reports, tokens
 from orchestrator.access import PEOPLE, PUBLIC, needs
-from orchestrator.problems import NotFound, RequestInvalid, TooLarge
+from orchestrator.problems import Forbidden, NotFound, RequestInvalid, TooLarge
 from orchestrator.sql import health as health_sql
 from orchestrator.sql import tokens as tokens_sql
 from plugins.sources import SentSources
@@ -225,6 +225,12 @@ async def token_create(request: AnyRequest, data: JSONBody[TokenCreate]) -> Toke
     elif data.kind == "registration":
         access.require(request, "manage-runners")
     identity = parts.identity(request)
+    if data.kind == "user" and identity.kind == "user":
+        # It could be one that may do more than this one, or for longer.
+        raise Forbidden(
+            f"token `{identity.name}` cannot make another one of its account: that takes a login",
+            hint="`moonyard login`, and no MOONYARD_TOKEN beside it.",
+        )
     return await tokens.create(parts.of(request).database, data, identity.actor, account=identity.account)
 
 

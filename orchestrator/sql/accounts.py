@@ -40,13 +40,18 @@ ORDER BY account.name
 LIMIT 10000
 """
 
-# $1 name, $2 whether it is disabled, $3 who wants it
+# $1 name, $2 whether it is disabled, $3 who wants it. Its logins end: one that is enabled again begins anew.
 ACCOUNT_DISABLE: Final = """
 WITH changed AS (
     UPDATE moonyard.accounts SET disabled_at = CASE WHEN $2 THEN coalesce(disabled_at, now()) END
     WHERE id = moonyard.account_of($1)
-    RETURNING name
-)
+    RETURNING id, name
+),
+ended AS (
+    UPDATE moonyard.tokens SET revoked_at = now()
+    WHERE $2 AND account_id IN (SELECT id FROM changed) AND kind IN ('session', 'invitation') AND revoked_at IS NULL
+),
+forgotten AS (DELETE FROM moonyard.device_logins WHERE $2 AND account_id IN (SELECT id FROM changed))
 SELECT moonyard.note($3, CASE WHEN $2 THEN 'disable' ELSE 'enable' END, 'account ' || name) FROM changed
 """
 
@@ -64,7 +69,11 @@ ACCOUNT_BY_NAME: Final = "SELECT id, name, password_hash, disabled_at FROM moony
 
 ACCOUNT_BY_ID: Final = "SELECT id, name, password_hash, disabled_at FROM moonyard.accounts WHERE id = $1"
 
-# $1 account, $2 the hash, $3 who wants it, $4 a token that stays: other sessions and invitations end.
+# Before HASH_SET, in its transaction: a login with the password of before has made its session by then, or makes none.
+ACCOUNT_HOLD: Final = "SELECT id FROM moonyard.accounts WHERE id = $1 FOR UPDATE"
+
+# $1 account, $2 the hash, $3 who wants it, $4 a token that stays: other sessions and invitations end, and what was said
+# yes to and has not been taken.
 HASH_SET: Final = """
 WITH changed AS (
     UPDATE moonyard.accounts SET password_hash = $2 WHERE id = $1 RETURNING name
@@ -72,18 +81,25 @@ WITH changed AS (
 ended AS (
     UPDATE moonyard.tokens SET revoked_at = now()
     WHERE account_id = $1 AND kind IN ('session', 'invitation') AND revoked_at IS NULL AND id IS DISTINCT FROM $4
-)
+),
+forgotten AS (DELETE FROM moonyard.device_logins WHERE account_id = $1)
 SELECT moonyard.note($3, 'set password', 'account ' || name) FROM changed
 """
 
-# $1 account, $2 the hash: the same password under today's parameters.
-HASH_RENEW: Final = "UPDATE moonyard.accounts SET password_hash = $2 WHERE id = $1"
+# $1 account, $2 the hash, $3 that of before: the same password under today's parameters.
+HASH_RENEW: Final = "UPDATE moonyard.accounts SET password_hash = $2 WHERE id = $1 AND password_hash = $3"
 
-# $1 token, $2 its hash, $3 account, $4 its name, $5 seconds that it is valid, $6 the actor
+# $1 token, $2 its hash, $3 account, $4 its name, $5 seconds that it is valid, $6 the actor, $7 the password's hash that
+# was looked at, if one was. The account's row is locked first: a password that was changed meanwhile gives no session.
 SESSION_CREATE: Final = """
-WITH made AS (
+WITH held AS MATERIALIZED (
+    SELECT id FROM moonyard.accounts
+    WHERE id = $3 AND disabled_at IS NULL AND ($7::text IS NULL OR password_hash = $7)
+    FOR UPDATE
+),
+made AS (
     INSERT INTO moonyard.tokens (id, kind, name, hash, account_id, expires_at)
-    VALUES ($1, 'session', $4, $2, $3, now() + make_interval(secs => $5))
+    SELECT $1, 'session', $4, $2, id, now() + make_interval(secs => $5) FROM held
     RETURNING account_id, expires_at
 ),
 logged AS (

@@ -226,6 +226,22 @@ async def test_a_narrowed_token_may_do_less_than_its_account(installation: Insta
         assert (await refused(ada, "/v1/tokens", wrong)).status in {403, 422}
 
 
+async def test_a_token_makes_no_other_one_of_its_account_and_a_narrowed_one_ends_none(installation: Installation):
+    await installation.replica()
+    ada = await account(installation, "ada", ("developer", "*"))
+    narrowed = await ada.post("/v1/tokens", Token, TokenCreate(kind="user", name="ci", permissions=["view"]))
+    brief = await ada.post("/v1/tokens", Token, TokenCreate(kind="user", name="brief", expires_in=60.0))
+    other = await ada.post("/v1/tokens", Token, TokenCreate(kind="user", name="other"))
+    for token in (narrowed, brief):
+        client = await installation.client(token.secret)
+        assert (await refused(client, "/v1/tokens", TokenCreate(kind="user", name="more"))).status == 403
+    client = await installation.client(narrowed.secret)
+    assert (await client.get("/v1/tokens", TokenList)).tokens == []
+    with pytest.raises(OrchestratorRefused) as hidden:
+        await client.delete(f"/v1/tokens/{other.id}", Token)
+    assert hidden.value.code == "token_unknown"
+
+
 async def test_people_see_and_revoke_their_own_tokens_and_those_that_they_may_manage(installation: Installation):
     await installation.replica()
     ada, eve = (
