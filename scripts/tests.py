@@ -1,4 +1,4 @@
-"""Runs all tests: those that need no container engine in a process of their own, beside the others.
+"""Runs all tests: those that hardly need the container engine in a process of their own, beside the others.
 
 Each test waits most of its time, for Postgres or for the engine; the two kinds share nothing but the machine. The one
 kind's words are shown live, the other's when both are done.
@@ -13,16 +13,40 @@ from pathlib import Path
 from typing import Final
 
 CHECKOUT: Final = Path(__file__).resolve().parent.parent
-WITHOUT_ENGINE: Final = ("tests/orchestrator", "tests/sandbox")
+BESIDE: Final = (
+    "tests/orchestrator",
+    "tests/sandbox",
+    "tests/plugins",
+    "tests/runner",
+    *(
+        f"tests/cli/test_{name}.py"
+        for name in (
+            "audit",
+            "check",
+            "doctor_database",
+            "doctor_keys",
+            "doctor_orchestrators",
+            "editor",
+            "entry",
+            "help",
+            "init",
+            "login",
+            "reference",
+            "secret",
+            "test",
+            "tls",
+        )
+    ),
+    "tests/test_documentation.py",
+    "tests/test_supply_chain.py",
+)
 
 
 def main() -> int:
     command = [sys.executable, "-m", "pytest", "--durations=10", "--durations-min=5"]
-    others = [f"--ignore={folder}" for folder in WITHOUT_ENGINE]
+    others = [f"--ignore={path}" for path in BESIDE]
     with tempfile.TemporaryFile() as said:
-        beside = subprocess.Popen(
-            [*command, *WITHOUT_ENGINE], cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=said, stderr=said
-        )
+        beside = subprocess.Popen([*command, *BESIDE], cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
         try:
             code = subprocess.run([*command, *others], cwd=CHECKOUT, check=False).returncode
         finally:

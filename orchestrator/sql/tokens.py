@@ -11,10 +11,10 @@ SELECT
     token.pipelines, token.account_id, account.name AS account,
     CASE
         WHEN runner.revoked_at IS NOT NULL THEN 'runner revoked'
+        WHEN account.disabled_at IS NOT NULL THEN 'disabled'
         WHEN token.revoked_at IS NOT NULL THEN 'revoked'
         WHEN token.expires_at <= now() THEN 'expired'
         WHEN token.uses_left <= 0 THEN 'used up'
-        WHEN account.disabled_at IS NOT NULL THEN 'disabled'
         -- What a runner had under way with a token may end; one that it never used is not under way.
         WHEN token.replaced_at IS NOT NULL
             AND (token.first_used_at IS NULL OR token.replaced_at < now() - interval '1 minute') THEN 'replaced'

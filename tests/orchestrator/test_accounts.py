@@ -299,7 +299,7 @@ async def test_a_login_by_a_browser_gives_one_session_once_somebody_said_yes(ins
     ask = DeviceLoginAsk(device_code=begun.device_code)
     await nobody.post("/v1/login/device/token", SessionPending, ask)
     [ada] = await installation.fetch("SELECT id FROM moonyard.accounts")
-    await installation.fetch(sql.DEVICE_ANSWER, begun.user_code, ada["id"])
+    await installation.fetch(sql.DEVICE_ANSWER, begun.user_code, ada["id"], "account ada")
     assert (await nobody.post("/v1/login/device/token", Session, ask)).account == "ada"
     assert (await refused(nobody, "/v1/login/device/token", ask)).code == "login_expired"
     second = await nobody.post("/v1/login/device", DeviceLoginBegun, DeviceLogin())
