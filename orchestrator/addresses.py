@@ -23,6 +23,8 @@ UNKNOWN: Final = "unknown"
 _FORWARDED_FOR: Final = b"x-forwarded-for"
 _FORWARDED_PROTO: Final = b"x-forwarded-proto"
 _HOPS_MAXIMUM: Final = 32
+_CLIENT_PREFIX: Final = 64
+"""Of IPv6: what a client mostly has to itself."""
 
 
 def client_address(connection: ASGIConnection[Any, Any, Any, Any]) -> str:
@@ -75,6 +77,14 @@ def is_trusted(host: str, trusted: Sequence[Network]) -> bool:
     """Whether an address is that of a trusted proxy."""
     address = _address(host)
     return address is not None and _is_in(address, trusted)
+
+
+def share(address: str) -> str:
+    """Give whose address one is, to limit what they do: itself, or of IPv6 the network that a client mostly has whole."""
+    found = _address(address)
+    if not isinstance(found, ipaddress.IPv6Address):
+        return address if found is None else str(found)
+    return str(ipaddress.ip_network((found, _CLIENT_PREFIX), strict=False))
 
 
 def network(text: str) -> Network:

@@ -12,7 +12,7 @@ import secrets
 from typing import Final
 from uuid import UUID
 
-from orchestrator import accounts, passwords
+from orchestrator import accounts, addresses, passwords
 from orchestrator.authentication import Identity, hashed, new_secret
 from orchestrator.database import Database, Row
 from orchestrator.problems import Conflict, RequestInvalid, TooMany, Unauthenticated
@@ -39,6 +39,8 @@ DEVICE_SECONDS: Final = 600.0
 DEVICE_INTERVAL_SECONDS: Final = 2.0
 DEVICES_MAXIMUM: Final = 1000
 """That wait at once: each is a row that anybody can make."""
+DEVICES_MAXIMUM_EACH: Final = 50
+"""Of one address: so nobody takes the place of all others."""
 DEVICE_PATH: Final = "/login/device"
 _CODE_LETTERS: Final = "BCDFGHJKLMNPQRSTVWXZ"
 """Those of RFC 8628, section 6.1: no vowels, so that no words come of them."""
@@ -64,8 +66,8 @@ async def checked(database: Database, name: str, password: str, address: str) ->
     :raises TooMany: when it has to wait, after tries that failed.
     :raises Unauthenticated: when name or password are wrong, or the account is disabled.
     """
-    keys = [f"account:{name}", f"address:{address}"]
-    seconds = await database.value(sql.LOGIN_TRY, keys)
+    by_account, by_address = f"account:{name}", _by_address(address)
+    seconds = await database.value(sql.LOGIN_TRY, [by_address, by_account])
     if seconds is not None:
         raise _throttled(float(seconds)).audited(f"account {name}")
     row = await database.row(sql.ACCOUNT_BY_NAME, name)
@@ -75,7 +77,7 @@ async def checked(database: Database, name: str, password: str, address: str) ->
         raise _wrong().audited(f"account {name}")
     if row["disabled_at"] is not None:
         raise Unauthenticated(f"account `{row['name']}` is disabled", code="account_disabled")
-    await database.rows(sql.LOGIN_WENT_WELL, *keys)
+    await database.rows(sql.LOGIN_WENT_WELL, by_account, by_address)
     if passwords.is_outdated(stored):
         old, stored = stored, await passwords.hashed(password)
         await database.rows(sql.HASH_RENEW, row["id"], stored, old)
@@ -161,7 +163,10 @@ async def device_begin(database: Database, message: DeviceLogin, address: str) -
 
     :raises TooMany: when too many wait.
     """
-    if await database.value(sql.DEVICES_WAITING) >= DEVICES_MAXIMUM:
+    share = addresses.share(address)
+    waiting = await database.row(sql.DEVICES_WAITING, share)
+    assert waiting is not None, "counts are always there"
+    if waiting["all"] >= DEVICES_MAXIMUM or waiting["own"] >= DEVICES_MAXIMUM_EACH:
         raise TooMany("too many logins wait for a browser", code="login_throttled", seconds=DEVICE_SECONDS)
     client = _client(message.client)
     device_code = secrets.token_hex(32)
@@ -169,7 +174,7 @@ async def device_begin(database: Database, message: DeviceLogin, address: str) -
         letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(CODE_LENGTH))
         user_code = f"{letters[:4]}-{letters[4:]}"
         if await database.value(
-            sql.DEVICE_BEGIN, uuid7(), hashed(device_code), user_code, DEVICE_SECONDS, address, client
+            sql.DEVICE_BEGIN, uuid7(), hashed(device_code), user_code, DEVICE_SECONDS, address, client, share
         ):
             break
     return DeviceLoginBegun(
@@ -208,14 +213,14 @@ async def count_guess(database: Database, address: str) -> None:
 
     :raises TooMany: when the address has to wait, after some that were wrong.
     """
-    seconds = await database.value(sql.LOGIN_TRY, [f"address:{address}"])
+    seconds = await database.value(sql.LOGIN_TRY, [_by_address(address)])
     if seconds is not None:
         raise _throttled(float(seconds))
 
 
 async def guess_was_right(database: Database, address: str) -> None:
     """Take back what was counted."""
-    await database.rows(sql.LOGIN_WENT_WELL, "", f"address:{address}")
+    await database.rows(sql.LOGIN_WENT_WELL, "", _by_address(address))
 
 
 async def who_am_i(database: Database, identity: Identity) -> WhoAmI:
@@ -242,6 +247,10 @@ async def forget_old(database: Database) -> None:
     """Remove what logins left: failures of more than an hour ago, sessions and questions that expired."""
     for statement in (sql.LOGIN_FAILURES_FORGET, sql.DEVICE_LOGINS_FORGET, sql.SESSIONS_REMOVE):
         await database.rows(statement)
+
+
+def _by_address(address: str) -> str:
+    return f"address:{addresses.share(address)}"
 
 
 def _throttled(seconds: float) -> TooMany:

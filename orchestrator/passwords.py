@@ -6,6 +6,8 @@ throttle of ``orchestrator.logins`` comes before.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Final
 
 import anyio
@@ -13,7 +15,7 @@ import anyio.to_thread
 from argon2 import PasswordHasher, profiles
 from argon2.exceptions import VerificationError
 
-from orchestrator.problems import RequestInvalid
+from orchestrator.problems import RequestInvalid, TooMany
 from schema.accounts import PASSWORD_LENGTH_MAXIMUM, PASSWORD_LENGTH_MINIMUM
 
 _HASHER: Final = PasswordHasher.from_parameters(profiles.RFC_9106_LOW_MEMORY)
@@ -21,6 +23,8 @@ AT_ONCE: Final = 2
 WAIT_SECONDS: Final = 20.0
 DISTINCT_MINIMUM: Final = 5
 """Different characters of a password."""
+NAME_LENGTH_LOOKED_FOR: Final = 4
+"""Of an account: shorter ones are in many a word."""
 _NONE: Final = "$argon2id$v=19$m=65536,t=3,p=4$GJDspw51B+Lc945XOWZCMA$cmcc6akn9vp+7JwvKmMobU/VQSOq05iv+/tBnUr7wIA"
 """Of no password: what a login of an account without one is compared with, so that it takes as long."""
 
@@ -29,16 +33,22 @@ _AT_ONCE: Final = anyio.CapacityLimiter(AT_ONCE)
 
 
 async def hashed(password: str) -> str:
-    """Give what is stored of a password."""
-    with anyio.fail_after(WAIT_SECONDS):
+    """Give what is stored of a password.
+
+    :raises TooMany: when too many others are before it.
+    """
+    with _in_turn():
         return await anyio.to_thread.run_sync(_HASHER.hash, password, limiter=_AT_ONCE)
 
 
 async def are_same(stored: str | None, password: str) -> bool:
-    """Compare a password with its hash; where there is none, it takes as long and is never the same."""
+    """Compare a password with its hash; where there is none, it takes as long and is never the same.
+
+    :raises TooMany: when too many others are before it.
+    """
     if len(password) > PASSWORD_LENGTH_MAXIMUM:
         return False
-    with anyio.fail_after(WAIT_SECONDS):
+    with _in_turn():
         is_same = await anyio.to_thread.run_sync(_verify, stored or _NONE, password, limiter=_AT_ONCE)
     return is_same and stored is not None
 
@@ -55,7 +65,7 @@ def check(password: str, account: str) -> None:
     """
     if not PASSWORD_LENGTH_MINIMUM <= len(password) <= PASSWORD_LENGTH_MAXIMUM:
         why = f"it has {len(password)} characters"
-    elif account in password.lower() or len(set(password)) < DISTINCT_MINIMUM:
+    elif (len(account) >= NAME_LENGTH_LOOKED_FOR and account in password.lower()) or len(set(password)) < DISTINCT_MINIMUM:
         why = "it is guessed at once: it holds the account's name, or the same few characters"
     else:
         return
@@ -65,6 +75,17 @@ def check(password: str, account: str) -> None:
         hint=f"A password has {PASSWORD_LENGTH_MINIMUM} to {PASSWORD_LENGTH_MAXIMUM:,} characters of any kind: a few "
         "words that do not belong together are good.",
     )
+
+
+@contextmanager
+def _in_turn() -> Generator[None]:
+    try:
+        with anyio.fail_after(WAIT_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise TooMany(
+            "too many passwords are looked at: this one had no turn in time", code="login_throttled", seconds=WAIT_SECONDS
+        ) from error
 
 
 def _verify(stored: str, password: str) -> bool:

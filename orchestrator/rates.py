@@ -11,7 +11,6 @@ were none that did.
 
 from __future__ import annotations
 
-import ipaddress
 import time
 from http import HTTPStatus
 from typing import Final
@@ -26,8 +25,6 @@ from orchestrator.settings import EdgeSettings
 BURST_SECONDS: Final = 5.0
 """What was not used in this time can be used at once."""
 REMEMBERED_MAXIMUM: Final = 50_000
-_NETWORK_PREFIX: Final = 64
-"""Of IPv6: a client mostly has a network of this size to itself."""
 
 
 class Limit:
@@ -105,7 +102,4 @@ class Rates:
         self._tokens.count(identity.token, now)
 
     def _address(self, scope: Scope) -> str:
-        address = addresses.of(scope, self._trusted)
-        if ":" not in address:
-            return address
-        return str(ipaddress.ip_network(f"{address.partition('%')[0]}/{_NETWORK_PREFIX}", strict=False))
+        return addresses.share(addresses.of(scope, self._trusted))

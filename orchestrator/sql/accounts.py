@@ -255,10 +255,10 @@ SELECT account_id, moonyard.note($4, 'bind identity', 'account ' || (
 FROM bound
 """
 
-# $1 id, $2 hash of the device code, $3 user code, $4 seconds, $5 address, $6 client
+# $1 id, $2 hash of the device code, $3 user code, $4 seconds, $5 address, $6 client, $7 whose address it is
 DEVICE_BEGIN: Final = """
-INSERT INTO moonyard.device_logins (id, device_hash, user_code, expires_at, address, client)
-VALUES ($1, $2, $3, now() + make_interval(secs => $4), $5, $6)
+INSERT INTO moonyard.device_logins (id, device_hash, user_code, expires_at, address, client, share)
+VALUES ($1, $2, $3, now() + make_interval(secs => $4), $5, $6, $7)
 ON CONFLICT (user_code) DO NOTHING
 RETURNING id
 """
@@ -297,4 +297,7 @@ FROM answered
 
 DEVICE_LOGINS_FORGET: Final = "DELETE FROM moonyard.device_logins WHERE expires_at < now() - interval '1 hour'"
 
-DEVICES_WAITING: Final = "SELECT count(*) FROM moonyard.device_logins WHERE expires_at > now()"
+# $1 whose address: how many wait, of all and of those
+DEVICES_WAITING: Final = """
+SELECT count(*) AS all, count(*) FILTER (WHERE share = $1) AS own FROM moonyard.device_logins WHERE expires_at > now()
+"""

@@ -163,7 +163,7 @@ async def test_a_login_by_a_browser_waits_for_its_answer(ada: Person):
         with anyio.fail_after(SECONDS):
             code = (await process.stdout.receive()).decode().split()[0]
             [row] = await ada.installation.fetch("SELECT id FROM moonyard.accounts")
-            await ada.installation.fetch(sql.DEVICE_ANSWER, code, row["id"])
+            await ada.installation.fetch(sql.DEVICE_ANSWER, code, row["id"], "account ada")
             assert await process.wait() == 0
     assert json.loads((await ada("whoami", "--json")).stdout)["account"] == "ada"
 

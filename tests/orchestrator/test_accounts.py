@@ -303,7 +303,7 @@ async def test_a_login_by_a_browser_gives_one_session_once_somebody_said_yes(ins
     assert (await nobody.post("/v1/login/device/token", Session, ask)).account == "ada"
     assert (await refused(nobody, "/v1/login/device/token", ask)).code == "login_expired"
     second = await nobody.post("/v1/login/device", DeviceLoginBegun, DeviceLogin())
-    await installation.fetch(sql.DEVICE_ANSWER, second.user_code, None)
+    await installation.fetch(sql.DEVICE_ANSWER, second.user_code, None, "account ada")
     no = await refused(nobody, "/v1/login/device/token", DeviceLoginAsk(device_code=second.device_code))
     assert no.code == "login_refused"
 

@@ -102,12 +102,14 @@ CREATE TABLE moonyard.device_logins (
     created_at timestamptz NOT NULL DEFAULT now(),
     expires_at timestamptz NOT NULL,
     address text,
+    share text,
     client text NOT NULL,
     account_id uuid REFERENCES moonyard.accounts (id) ON DELETE CASCADE,
     answered_at timestamptz,
     CONSTRAINT device_hash_is_unique UNIQUE (device_hash),
     CONSTRAINT user_code_is_unique UNIQUE (user_code)
 );
+COMMENT ON COLUMN moonyard.device_logins.share IS 'The address, or of IPv6 its network of 64 bits: of one, only so many may wait.';
 COMMENT ON TABLE moonyard.device_logins IS 'Logins of command lines that wait for a browser (RFC 8628): answered, with an account when it was a yes.';
 
 ALTER TABLE moonyard.roles ADD CONSTRAINT role_is_none_that_comes_along
@@ -123,24 +125,31 @@ END;
 COMMENT ON FUNCTION moonyard.login_wait IS 'How long the next login has to wait after some that failed. It doubles with each; for an account only to a minute, so that nobody can lock another out.';
 
 CREATE FUNCTION moonyard.login_try(keys text[]) RETURNS interval
-LANGUAGE sql AS $$
+LANGUAGE plpgsql AS $$
+DECLARE
+    item text;
+BEGIN
     -- Counted as failed before the password is looked at: of many tries at the same moment, each finds those before it.
-    -- One that has to wait is not counted, and changes nothing.
-    WITH tried AS (
-        INSERT INTO moonyard.login_failures AS known (key, failures, last_at)
-        SELECT key, 1, now() FROM unnest(keys) AS key ORDER BY key
+    -- The first key that has to wait ends it, uncounted: an address that has to wait makes no account wait any longer.
+    FOREACH item IN ARRAY keys LOOP
+        INSERT INTO moonyard.login_failures AS known (key, failures, last_at) VALUES (item, 1, now())
         ON CONFLICT (key) DO UPDATE SET
             failures = CASE WHEN known.last_at < now() - interval '1 hour' THEN 1 ELSE known.failures + 1 END,
             last_at = now()
-        WHERE known.last_at + moonyard.login_wait(known.key, known.failures) <= now()
-        RETURNING known.key
-    )
-    SELECT max(known.last_at + moonyard.login_wait(known.key, known.failures) - now())
-    FROM moonyard.login_failures AS known
-    WHERE known.key = ANY (keys) AND known.key NOT IN (SELECT tried.key FROM tried)
-        AND known.last_at + moonyard.login_wait(known.key, known.failures) > now()
-$$;
-COMMENT ON FUNCTION moonyard.login_try IS 'Counts a login that is about to be tried, by its account and its address; NULL, or how long it has to wait.';
+        WHERE known.last_at + moonyard.login_wait(known.key, known.failures) <= now();
+        IF NOT FOUND THEN
+            RETURN coalesce(
+                (
+                    SELECT greatest(known.last_at + moonyard.login_wait(known.key, known.failures) - now(), interval '1 second')
+                    FROM moonyard.login_failures AS known WHERE known.key = item
+                ),
+                interval '1 second'
+            );
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END $$;
+COMMENT ON FUNCTION moonyard.login_try IS 'Counts a login that is about to be tried, by its address and then by its account; NULL, or how long it has to wait.';
 
 CREATE FUNCTION moonyard.names_fit(name text, held text[], within text[]) RETURNS boolean
 LANGUAGE sql IMMUTABLE
