@@ -153,7 +153,7 @@ class _Opening:
 
     async def _value(self, secret: Secret, path: Path, accepted: _Accepted) -> str:
         where = ".".join(path)
-        value = b""
+        value = bytearray()
         before = 0
         for part in secret.parts:
             match part:
@@ -172,7 +172,7 @@ class _Opening:
             self._size = _checked_size(self._function, self._size, len(value) - before)
             before = len(value)
         if path not in accepted.data:
-            text_of(self._function, where, secret.names, value)
+            text_of(self._function, where, secret.names, bytes(value))
         return value.decode(errors="surrogateescape")
 
 

@@ -321,7 +321,7 @@ async def test_files_named_anyhow_and_made_unreadable_are_removed_with_the_works
         ("old.lua", b'return { name = "p", requires = { "git" }, stages = { { name = "s", script = print } } }',
          "pipeline_invalid", 'Write `plugins = { "git" }` instead.'),
         ("plugin.lua", b'return { name = "p", plugins = { "svn" }, stages = { { name = "s", script = print } } }',
-         "pipeline_invalid", "there is no plugin `svn` (plugins: docker, git, "),
+         "plugin_unknown", "there is no plugin `svn` (plugins: docker, git, "),
     ],
 )  # fmt: skip
 async def test_a_file_that_cannot_be_run_is_told_with_exit_code_2(

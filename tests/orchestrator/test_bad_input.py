@@ -27,7 +27,11 @@ JSON = "application/json"
 NOBODY = "00000000-0000-7000-8000-000000000000"
 DIGITS = "9" * 5000
 """More than Python reads as a number by itself."""
-TABLES = "SELECT relname::text FROM pg_class WHERE relnamespace = 'moonyard'::regnamespace AND relkind IN ('r', 'p')"
+TABLES = """
+SELECT relname::text FROM pg_class
+WHERE relnamespace = 'moonyard'::regnamespace AND relkind IN ('r', 'p') AND relname NOT LIKE 'audit%'
+"""
+"""Refusals are in the audit, a moment later."""
 
 
 class Target:
@@ -266,7 +270,7 @@ async def test_a_wrong_query_is_told_what_there_is(target: Target, path: str, sa
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "route_unknown"),
+        ("GET", "/x", 404, "route_unknown"),
         ("GET", "/v1/nowhere", 404, "route_unknown"),
         ("GET", "/v1/openapi.json/nowhere", 404, "route_unknown"),
         ("GET", "/v2/jobs", 404, "route_unknown"),
@@ -470,7 +474,8 @@ async def test_a_request_without_headers_is_asked_for_a_token(target: Target, re
     assert b"www-authenticate: bearer" in head.lower()
     problem = msgspec.json.decode(body, type=ProblemDocument)
     assert (problem.status, problem.code) == (401, "token_missing")
-    assert problem.hint == "Send it as `Authorization: Bearer TOKEN`; `moonyard login` or `moonyard token create` gets one."
+    assert problem.hint is not None
+    assert problem.hint.startswith("Send it as `Authorization: Bearer TOKEN`; ")
 
 
 @pytest.mark.parametrize("request_text", [b"\0\0\0\0\r\n\r\n", b"NONSENSE\r\n\r\n", b"GET /v1/\xff HTTP/1.1\r\n\r\n"])

@@ -183,6 +183,5 @@ async def test_a_row_that_an_operator_holds_keeps_nobody_waiting_but_its_own_run
         with pytest.raises(OrchestratorRefused) as refused:
             await runner.send(held, end)
         assert (refused.value.status, refused.value.code) == (503, "database_unavailable")
-        assert "locked by somebody else" in refused.value.message
         assert await runner.send(other, other.state("succeeded")) == 2
     assert await runner.send(held, end) == 2
