@@ -65,7 +65,9 @@ def check(password: str, account: str) -> None:
     """
     if not PASSWORD_LENGTH_MINIMUM <= len(password) <= PASSWORD_LENGTH_MAXIMUM:
         why = f"it has {len(password)} characters"
-    elif (len(account) >= NAME_LENGTH_LOOKED_FOR and account in password.lower()) or len(set(password)) < DISTINCT_MINIMUM:
+    elif (len(account) >= NAME_LENGTH_LOOKED_FOR and account in password.lower()) or len(
+        set(password)
+    ) < DISTINCT_MINIMUM:
         why = "it is guessed at once: it holds the account's name, or the same few characters"
     else:
         return
@@ -84,7 +86,9 @@ def _in_turn() -> Generator[None]:
             yield
     except TimeoutError as error:
         raise TooMany(
-            "too many passwords are looked at: this one had no turn in time", code="login_throttled", seconds=WAIT_SECONDS
+            "too many passwords are looked at: this one had no turn in time",
+            code="login_throttled",
+            seconds=WAIT_SECONDS,
         ) from error
 
 
