@@ -80,7 +80,7 @@ def is_trusted(host: str, trusted: Sequence[Network]) -> bool:
 
 
 def share(address: str) -> str:
-    """Give whose address one is, to limit what they do: itself, or of IPv6 the network that a client mostly has whole."""
+    """Give whose an address is, to limit what they do: itself, or of IPv6 the network that a client mostly has."""
     found = _address(address)
     if not isinstance(found, ipaddress.IPv6Address):
         return address if found is None else str(found)
