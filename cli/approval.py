@@ -55,7 +55,7 @@ def approvals(job: str | None, *, as_json: bool, orchestrator: tuple[str, ...]) 
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 @settings.setting("orchestrator")
 def approve(job: str, *, stage: str | None, comment: str | None, as_json: bool, orchestrator: tuple[str, ...]) -> None:
-    """Let a stage of JOB begin that waits for it. Nobody approves jobs that they submitted or retried themselves."""
+    """Let a stage of JOB begin that waits for it. Nobody approves jobs that they submitted, retried or scheduled."""
     _answer(job, ApprovalAnswer(is_yes=True, stage=stage, comment=comment), orchestrator, as_json=as_json)
 
 

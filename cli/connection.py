@@ -79,9 +79,14 @@ def _token(addresses: list[str]) -> settings.FoundToken | None:
     if named := settings.named_token():
         return named
     login = saved_login.read()
-    if login is not None and set(login.orchestrator) & set(addresses):
+    if login is not None and _are_all_in(addresses, login.orchestrator):
         return settings.FoundToken(login.token, str(saved_login.path()))
-    return settings.token_of_up()
+    # Addresses may come from a file of the working folder, which may be anybody's: all have to be known.
+    return settings.token_of_up() if _are_all_in(addresses, settings.Credentials.of().addresses) else None
+
+
+def _are_all_in(addresses: list[str], known: list[str]) -> bool:
+    return {address.rstrip("/") for address in addresses} <= {address.rstrip("/") for address in known}
 
 
 def job_path(job: str) -> str:

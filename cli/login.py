@@ -75,6 +75,8 @@ def login(*, name: str | None, browser: bool, setup: bool, invitation: bool, orc
     file = saved_login.save(saved)
     click.echo(f"logged in as {session.account} until {age(session.expires_at)} (UTC)")
     click.echo(f"the session is kept in {file}", err=True)
+    if named := settings.named_token():
+        click.echo(f"warning: commands go on with the token from {named.origin}, which goes before a login", err=True)
 
 
 @click.command(short_help="End the session that `moonyard login` began.")

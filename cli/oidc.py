@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 from cli import settings
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 NAMES: Final = ("oidc_issuer", "oidc_client_id", "oidc_client_secret_file", "oidc_name", "oidc_claim", "oidc_creates")
 
 
@@ -36,6 +38,12 @@ class OidcOptions:
         # Imported late: a command line that only shows its help serves nobody.
         from orchestrator.oidc import OidcSettings
 
+        issuer: str = given["oidc_issuer"]
+        if not issuer.startswith("https://") and urlsplit(issuer).hostname not in _LOOPBACK:
+            raise settings.SettingsInvalid(
+                f"`oidc_issuer` is {issuer}: whoever is on the way to it could say who logs in",
+                hint="It has an https address.",
+            )
         secret = os.environ.pop("MOONYARD_OIDC_CLIENT_SECRET", "").strip() or _read(given["oidc_client_secret_file"])
         if not given["oidc_client_id"] or not secret:
             raise settings.SettingsInvalid(
@@ -43,7 +51,7 @@ class OidcOptions:
                 hint="`oidc_client_id`, and `oidc_client_secret_file` or MOONYARD_OIDC_CLIENT_SECRET, say it.",
             )
         return OidcSettings(
-            issuer=given["oidc_issuer"],
+            issuer=issuer,
             client_id=given["oidc_client_id"],
             client_secret=secret,
             name=given["oidc_name"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Literal
 
 import anyio
@@ -101,12 +102,24 @@ def list_tokens(*, as_json: bool, orchestrator: tuple[str, ...]) -> None:
                 age(row.created_at),
                 age(row.last_used_at),
                 "" if row.uses_left is None else str(row.uses_left),
-                "revoked" if row.revoked_at else "",
+                _state(row),
             ]
             for row in found
         ],
         "no tokens",
     )
+
+
+def _state(row: Token) -> str:
+    if row.revoked_at is not None:
+        return "revoked"
+    if row.uses_left == 0:
+        return "used up"
+    # By this machine's clock: it is the orchestrator's that counts.
+    if row.expires_at is not None and datetime.fromisoformat(row.expires_at) <= datetime.now(UTC):
+        return "expired"
+    narrowed = [*(row.permissions or ()), *(f"for {pattern}" for pattern in row.pipelines or ())]
+    return f"narrowed: {' '.join(narrowed)}" if narrowed else ""
 
 
 @token.command()

@@ -17,7 +17,7 @@ from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 
 from orchestrator import addresses, jobs, origins, parts
 from orchestrator.authentication import Identity
-from orchestrator.problems import Forbidden, Refusal
+from orchestrator.problems import Forbidden, Refusal, Unauthenticated
 from orchestrator.rights import ALL, Visible
 from orchestrator.sql import jobs as jobs_sql
 from schema import log_context
@@ -132,6 +132,19 @@ async def job(connection: Connection, reference: str, permission: Permission) ->
     if not visible(connection, permission).is_everything:
         await require_job(connection, found, permission, jobs.unknown(reference))
     return found
+
+
+async def still_may(connection: Connection, permission: Permission, job: UUID) -> bool:
+    """Say whether the token of a request that takes long is still valid, and a permission still held for a job."""
+    here = parts.of(connection)
+    try:
+        identity = await here.authentication.verify(connection.headers.get("authorization"))
+    except Unauthenticated:
+        return False
+    if identity.rights.visible(permission).is_everything:
+        return True
+    pipeline = await here.database.value(jobs_sql.PIPELINE_OF_JOB, job)
+    return pipeline is not None and identity.rights.may(permission, pipeline)
 
 
 async def require_job(connection: Connection, job: UUID, permission: Permission, unknown: Refusal) -> None:

@@ -2,8 +2,8 @@
 
 A stage needs approvals where its pipeline's file says so, or a protection of this installation, whatever the file says.
 A runner asks before it begins a stage, and waits; so does the delivery of secrets (``orchestrator.deliveries``), which
-does not take the runner's word that it has asked. Whoever submitted a job, or had it tried again, approves none of its
-stages.
+does not take the runner's word that it has asked. Whoever submitted a job, had it tried again, or set up the schedule
+or webhook that made it, approves none of its stages.
 """
 
 from __future__ import annotations
@@ -84,8 +84,9 @@ async def answer(
     :raises Conflict: when it no longer waits, or whoever asks submitted the job.
     """
     comment = message.comment
-    if comment is not None and (len(comment) > COMMENT_LENGTH_MAXIMUM or "\0" in comment):
-        raise RequestInvalid(f"`comment` has up to {COMMENT_LENGTH_MAXIMUM} characters, and no NUL")
+    # It is shown in logs and tables, among what others say.
+    if comment is not None and (len(comment) > COMMENT_LENGTH_MAXIMUM or not comment.isprintable()):
+        raise RequestInvalid(f"`comment` has up to {COMMENT_LENGTH_MAXIMUM} printable characters, on one line")
     stage = message.stage
     if stage is None:
         waiting = [approval for approval in await listed(database, job) if not approval.is_over]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 from uuid import UUID
 
@@ -27,6 +27,7 @@ log: Final = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 2.0
 KEEP_ALIVE_SECONDS: Final = 10.0
+RIGHTS_SECONDS: Final = 5.0
 PAGE_BYTES: Final = 1024 * 1024
 _POSITION: Final = re.compile(r"(\d{1,9})\.(\d{1,18})")
 
@@ -60,17 +61,29 @@ async def read(database: Database, job: UUID, position: Position) -> AsyncIterat
 
 
 async def follow(
-    database: Database, notifications: Notifications, draining: anyio.Event, job: UUID, position: Position
+    database: Database,
+    notifications: Notifications,
+    draining: anyio.Event,
+    job: UUID,
+    position: Position,
+    may_go_on: Callable[[], Awaitable[bool]],
 ) -> AsyncIterator[bytes]:
     """Give the lines of a job until its last one, and an empty line now and then while there are none.
 
-    When the replica drains it ends early: another replica goes on where the reader says.
+    When the replica drains it ends early: another replica goes on where the reader says. So it does when the reader may
+    read no longer, and is told so when it asks again.
+
+    :param may_go_on: says whether the reader still may, and is asked every five seconds.
     """
     with notifications.jobs.listen(job) as bell:
-        told_at = anyio.current_time()
+        told_at = asked_at = anyio.current_time()
         has_ended = False
         while not draining.is_set():
             try:
+                if anyio.current_time() - asked_at >= RIGHTS_SECONDS:
+                    if not await may_go_on():
+                        return
+                    asked_at = anyio.current_time()
                 rows = await _page(database, job, position)
             except DatabaseUnavailable as error:
                 log.warning("following job %s: %s; going on when it is back", job, error.message)

@@ -31,6 +31,16 @@ _CANCEL_STEP: Final = 500
 _NUMBER_MAXIMUM: Final = 2**63 - 1
 
 
+async def _waits_for(database: Database, job: UUID, state: str) -> str | None:
+    match state:
+        case "queued":
+            return await database.value(sql.JOB_WAITS_FOR, job)
+        case "running":
+            return await database.value(sql.JOB_WAITS_FOR_APPROVAL, job)
+        case _:
+            return None
+
+
 async def resolve(database: Database, reference: str) -> UUID:
     """Find a job's id by its number or id, as a path names it. An id is not looked up.
 
@@ -76,7 +86,7 @@ async def get(database: Database, job: UUID) -> Job:
         for name, value in msgspec.json.decode(told["outputs"], type=dict[str, Any]).items()
     ]
     tests = await reports.summary(database, job)
-    waits_for = await database.value(sql.JOB_WAITS_FOR, job) if row["state"] == "queued" else None
+    waits_for = await _waits_for(database, job, row["state"])
     kept = await database.row(workspaces_sql.WORKSPACE_OF_JOB, job)
     containers = await database.row(shells_sql.CONTAINERS_OF_JOB, job) if row["finished_at"] else None
     return msgspec.structs.replace(

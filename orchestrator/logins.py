@@ -54,7 +54,8 @@ async def by_password(database: Database, message: Login, address: str, session_
     :raises TooMany: when it has to wait, after tries that failed.
     :raises Unauthenticated: when name or password are wrong, or the account is disabled.
     """
-    name = message.name.replace("\0", "")[:100].lower()
+    # It goes into the log and the audit, whoever sent it.
+    name = "".join(letter if letter.isprintable() else "?" for letter in message.name[:100].lower())
     client = _client(message.client)
     row, password_hash = await checked(database, name, message.password, address)
     return await session(database, row["id"], client, session_seconds, password_hash)
@@ -201,11 +202,13 @@ async def device_take(database: Database, device_code: str, session_seconds: flo
     return await session(database, row["account_id"], row["client"], session_seconds)
 
 
-async def device_answer(database: Database, user_code: str, identity: Identity, *, is_yes: bool) -> None:
-    """Let a command line act as an account, or refuse it."""
-    await database.rows(sql.DEVICE_ANSWER, user_code, identity.account if is_yes else None, identity.actor)
-    if not is_yes:
+async def device_answer(database: Database, user_code: str, identity: Identity, *, is_yes: bool) -> bool:
+    """Let a command line act as an account, or refuse it; false where it has its answer already, or waits no longer."""
+    account = identity.account if is_yes else None
+    answered = await database.rows(sql.DEVICE_ANSWER, user_code, account, identity.actor)
+    if answered and not is_yes:
         log.warning("account `%s` refused a login of a command line", identity.account_name)
+    return bool(answered)
 
 
 async def count_guess(database: Database, address: str) -> None:
@@ -232,14 +235,17 @@ async def who_am_i(database: Database, identity: Identity) -> WhoAmI:
             Held(role=row["role"], pipelines=row["pipelines"], group=row["group"])
             for row in await database.rows(sql.HOLDINGS, identity.account)
         ]
-    patterns = list(dict.fromkeys(holding.pipelines for holding in identity.rights.holdings))
+    patterns = dict.fromkeys(
+        [*(holding.pipelines for holding in identity.rights.holdings), *(identity.rights.within or ())]
+    )
+    permitted = {pattern: list[str](identity.rights.of(pattern)) for pattern in patterns}
     return WhoAmI(
         account=identity.account_name,
         kind=identity.kind,
         token=identity.name,
         expires_at=moment(expires_at),
         roles=roles,
-        permissions={pattern: list[str](identity.rights.of(pattern)) for pattern in patterns},
+        permissions={pattern: permissions for pattern, permissions in permitted.items() if permissions},
     )
 
 

@@ -121,10 +121,18 @@ class Provider:
         return Begun(url=url, cookie=base64.urlsafe_b64encode(msgspec.json.encode(kept)).decode().rstrip("="))
 
     async def end(
-        self, callback: str, cookie: str | None, code: str | None, state: str | None, iss: str | None
+        self,
+        callback: str,
+        cookie: str | None,
+        code: str | None,
+        state: str | None,
+        iss: str | None,
+        error: str | None = None,
+        error_description: str | None = None,
     ) -> Said:
         """Exchange what a browser came back with for what the provider says of its user.
 
+        :param error: what came instead of a code, where the provider or its user said no.
         :raises Unauthenticated: when it did not begin here, or is not what the provider signed.
         :raises ProviderUnavailable: when the provider does not answer.
         """
@@ -132,7 +140,7 @@ class Provider:
         if (
             kept is None
             or state is None
-            or code is None
+            or (code is None and error is None)
             or not hmac.compare_digest(kept.state.encode(), state.encode())
         ):
             raise Unauthenticated(
@@ -142,6 +150,8 @@ class Provider:
             )
         if iss is not None and iss != self.settings.issuer:  # RFC 9207: an answer of another provider
             raise Unauthenticated("the answer is of another identity provider", code="oidc_state_wrong")
+        if error is not None or code is None:
+            raise refused_there(error or "no code", error_description)
         async with self._asking() as client:
             metadata = await self._discovered(client)
             form = {
@@ -261,7 +271,8 @@ def refused_there(error: str, description: str | None) -> Unauthenticated:
 
 def _account(claims: dict[str, Any], claim: str) -> str:
     value = claims.get(claim)
-    if not isinstance(value, str) or not value:
+    # Letters that others become by being written small are no way into another's account (KELVIN SIGN for `k`).
+    if not isinstance(value, str) or not value or not value.isascii():
         raise Unauthenticated(f"the identity provider does not say `{claim}` of you", code="oidc_answer_wrong")
     if claim == "email" and claims.get("email_verified") is not True:
         raise Unauthenticated("the identity provider has not verified your e-mail address", code="oidc_answer_wrong")

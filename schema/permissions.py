@@ -55,7 +55,7 @@ MEANINGS: Final[dict[Permission, str]] = {
     "view-runners": "list runners and plugins",
     "manage-runners": "make registration tokens, drain, bind and revoke runners",
     "push-plugins": "push plugins that all pipelines may name",
-    "manage-installation": "pause the whole queue, limit what all runners do, put secrets under a new master key",
+    "manage-installation": "limit what all runners do together, put secrets under a new master key",
     "manage-accounts": "make accounts, groups and tokens of others, and say who may do what",
     "read-audit": "read who did what",
     "read-metrics": "read the metrics of a replica",

@@ -252,7 +252,7 @@ class Job(Answer, frozen=True, kw_only=True):
     containers_kept_until: str | None = None
     """Until when `moonyard shell` finds the containers of an attempt that failed; only where one job is asked for."""
     waits_for: str | None = None
-    """Why a queued job waits, in words; only where one job is asked for."""
+    """Why a queued job waits, or for whose yes one that runs, in words; only where one job is asked for."""
     stages: list[Stage] | None = None
     """Of the newest attempt; only where one job is asked for."""
     trigger: Trigger | None = None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from http.cookies import SimpleCookie
 from typing import Any, Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from litestar import Request
 from litestar.connection import ASGIConnection
@@ -42,8 +41,8 @@ def session_cookie(connection: Connection, token: str, *, seconds: float | None)
 
 def given(connection: Connection, name: str) -> str | None:
     """Read a cookie of ours."""
-    found = SimpleCookie(connection.headers.get("cookie", "")).get(_name(connection, name))
-    return None if found is None else found.value
+    # Not by the standard library: it reads none where a neighbour's cookie is not as it likes them.
+    return connection.cookies.get(_name(connection, name))
 
 
 async def session(connection: Connection) -> Identity | None:
@@ -69,10 +68,11 @@ async def form(request: AnyRequest) -> dict[str, str]:
     :raises Forbidden: when it came from another site's page, or from nobody knows where.
     :raises RequestInvalid: when it is none.
     """
-    origin = request.headers.get("origin")
-    if origin is None or urlsplit(origin).netloc != request.headers.get("host"):
+    if not _is_own(request, request.headers.get("origin")):
         raise Forbidden(
-            "this form was not sent by a page of this site", code="form_foreign", hint="Open the page anew."
+            "this form was not sent by a page of this site",
+            code="form_foreign",
+            hint="Open the page anew. A proxy before the orchestrator has to pass on the `Host` that browsers ask for.",
         )
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
         raise RequestInvalid(f"a form is sent as {FORM}")
@@ -102,9 +102,17 @@ def safe_next(text: str | None) -> str:
     """Give where to go after a login: a path of this site, whatever was asked for."""
     if not text or len(text) > _NEXT_LENGTH_MAXIMUM or not text.isascii() or not text.isprintable():
         return "/"
-    parts_of_url = urlsplit(text)
-    is_path = text.startswith("/") and not text.startswith(("//", "/\\")) and "\\" not in text
-    return text if is_path and not parts_of_url.scheme and not parts_of_url.netloc else "/"
+    # What begins with one slash names no other host (RFC 3986, section 4.2); browsers take `\\` for `/`.
+    return text if text.startswith("/") and not text.startswith("//") and "\\" not in text else "/"
+
+
+def _is_own(connection: Connection, origin: str | None) -> bool:
+    host = connection.headers.get("host")
+    if not origin or not host:
+        return False
+    # A proxy that speaks TLS may not be one that is believed: then https is this site, too. Never http where TLS is.
+    ports = {"https": ":443"} if is_secure(connection) else {"https": ":443", "http": ":80"}
+    return any(origin == f"{scheme}://{host.removesuffix(port)}" for scheme, port in ports.items())
 
 
 def _name(connection: Connection, name: str) -> str:

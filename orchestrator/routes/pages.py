@@ -97,13 +97,18 @@ async def device_answer(request: AnyRequest) -> Page:
         return page("device", **shown, problem=refusal.message, status=refusal.status)
     row = await here.row(sql.DEVICE_FIND, code)
     if row is None:
-        return page("device", **shown, problem="No command line waits with this code, or no longer.", status=404)
+        return _no_device(shown)
     await logins.guess_was_right(here, client_address(request))
     if answer not in {"yes", "no"}:
         return page("device_answer", **shown, client=row["client"], address=row["address"] or "an unknown address")
-    await logins.device_answer(here, code, identity, is_yes=answer == "yes")
+    if not await logins.device_answer(here, code, identity, is_yes=answer == "yes"):
+        return _no_device(shown)
     done = "The command line is logged in." if answer == "yes" else "The command line was refused."
     return page("message", heading="Done", words="You may close this page.", done=done, link="/", link_words="Go on")
+
+
+def _no_device(shown: dict[str, Any]) -> Page:
+    return page("device", **shown, problem="No command line waits with this code, or no longer.", status=404)
 
 
 @get("/login/oidc", opt=PUBLIC, tags=["pages"], include_in_schema=False)
@@ -129,13 +134,12 @@ async def oidc_end(
     del session_state, given_scope  # providers add them
     here, provider = parts.of(request), _provider(request)
     try:
-        if error is not None:
-            raise oidc.refused_there(error, error_description)
-        said = await provider.end(_callback(request), browser.given(request, OIDC_COOKIE), code, own_state, iss)
+        cookie = browser.given(request, OIDC_COOKIE)
+        said = await provider.end(_callback(request), cookie, code, own_state, iss, error, error_description)
         session = await oidc.log_in(here.database, provider.settings, said, here.settings.session_seconds)
     except Refusal as refusal:
         return _login_page(request, "/", problem=refusal)
-    return _logged_in(request, session, said.next_path)
+    return _logged_in(request, session, browser.safe_next(said.next_path))  # it was in a cookie, which could be planted
 
 
 def _provider(request: AnyRequest) -> oidc.Provider:

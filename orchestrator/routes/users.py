@@ -168,7 +168,14 @@ async def job_events(
     position = following.Position.after(after)
     await jobs.get(here.database, found)
     lines = (
-        following.follow(here.database, here.notifications, here.draining, found, position)
+        following.follow(
+            here.database,
+            here.notifications,
+            here.draining,
+            found,
+            position,
+            lambda: access.still_may(request, "read-logs", found),
+        )
         if follow
         else following.read(here.database, found, position)
     )

@@ -17,17 +17,23 @@ FOR UPDATE OF held
 NEEDED: Final = "SELECT needed, message, seconds FROM moonyard.stage_approvals($1, $2::text[])"
 
 # $1 job, $2 stage, $3 attempt, $4 how many, $5 message, $6 seconds, $7 whether this attempt takes the place of one that
-# was lost or failed: then what was answered for that one holds for this one.
+# was lost or failed: then what was answered for that one holds for this one, if it is enough by now.
 ASK: Final = """
 INSERT INTO moonyard.approvals AS known (job_id, stage, attempt, needed, message, expires_at)
 VALUES ($1, $2, $3, $4, $5, now() + make_interval(secs => $6))
 ON CONFLICT (job_id, stage) DO UPDATE SET
     attempt = excluded.attempt,
     needed = excluded.needed,
-    state = CASE WHEN $7 AND known.attempt = $3 - 1 THEN known.state ELSE 'waiting' END,
+    state = CASE
+        WHEN $7 AND known.attempt = $3 - 1 AND NOT (known.state = 'approved' AND known.needed < excluded.needed)
+        THEN known.state ELSE 'waiting'
+    END,
     message = excluded.message,
     asked_at = CASE WHEN $7 AND known.attempt = $3 - 1 THEN known.asked_at ELSE now() END,
-    expires_at = CASE WHEN $7 AND known.attempt = $3 - 1 THEN known.expires_at ELSE excluded.expires_at END
+    expires_at = CASE
+        WHEN $7 AND known.attempt = $3 - 1 AND NOT (known.state = 'approved' AND known.needed < excluded.needed)
+        THEN known.expires_at ELSE excluded.expires_at
+    END
 WHERE known.attempt < $3
 RETURNING attempt, asked_at = now() AS is_new
 """
@@ -63,7 +69,7 @@ OF_JOB: Final = f"{_APPROVALS} WHERE approval.job_id = $1 ORDER BY approval.aske
 WAITING: Final = f"""
 {_APPROVALS}
 WHERE approval.state = 'waiting' AND approval.expires_at > now() AND job.state = 'running'
-    AND moonyard.names_fit(pipeline.name, $1::text[], $2::text[])
+    AND job.attempt = approval.attempt AND moonyard.names_fit(pipeline.name, $1::text[], $2::text[])
 ORDER BY approval.asked_at
 LIMIT 1000
 """  # all of it stands here

@@ -99,6 +99,20 @@ WITH newest AS (
 
 JOB_WAITS_FOR: Final = "SELECT why FROM moonyard.waits WHERE job_id = $1"
 
+# $1 job: what its attempt asks people for
+JOB_WAITS_FOR_APPROVAL: Final = """
+SELECT string_agg(
+    format(
+        '%s of stage `%s`', CASE approval.needed WHEN 1 THEN 'an approval' ELSE approval.needed || ' approvals' END,
+        approval.stage
+    ), ', ' ORDER BY approval.asked_at
+) || ': moonyard approve ' || job.number
+FROM moonyard.approvals AS approval JOIN moonyard.jobs AS job ON job.id = approval.job_id
+WHERE approval.job_id = $1 AND approval.state = 'waiting' AND approval.expires_at > now()
+    AND job.state = 'running' AND job.attempt = approval.attempt
+GROUP BY job.number
+"""
+
 # $1 job, $2 who wants it, $3 whether at once: the state it is in then, and the runner to call.
 JOB_CANCEL: Final = "SELECT state, runner FROM moonyard.job_cancel($1, $2, $3)"
 # $1 pipeline or NULL, $2 how many, $3 who wants it, told with the first step

@@ -8,8 +8,10 @@ NOW: Final = "SELECT now()"
 
 CREATE: Final = """
 WITH made AS (
-    INSERT INTO moonyard.schedules (id, name, pipeline_id, cron, time_zone, inputs, priority, catch_up, next_at)
-    VALUES ($1, $2, $3, $4, $5, $6::json, $7, $8, $9)
+    INSERT INTO moonyard.schedules (
+        id, name, pipeline_id, cron, time_zone, inputs, priority, catch_up, next_at, created_by
+    )
+    VALUES ($1, $2, $3, $4, $5, $6::json, $7, $8, $9, $10)
     ON CONFLICT (name) DO NOTHING
     RETURNING id, name
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from cli import settings
 from orchestrator.sql import accounts as sql
 from tests.cli.command import SECONDS, Printed, argv, environment, moonyard
 from tests.orchestrator.installation import Installation
@@ -122,14 +123,43 @@ async def test_the_session_is_in_a_file_of_ones_own_and_ends_with_the_logout(ada
 
 
 async def test_a_session_is_shown_to_the_installation_that_it_is_for_and_to_no_other(ada: Person, unused_port: int):
-    done = await ada("jobs", "--orchestrator", f"http://127.0.0.1:{unused_port}")
-    assert "error[token_missing]" in done.stderr
+    foreign = f"http://127.0.0.1:{unused_port}"
+    own = ada.environment["MOONYARD_ORCHESTRATOR"]
+    for given in (["--orchestrator", foreign], ["--orchestrator", own, "--orchestrator", foreign]):
+        done = await ada("jobs", *given)
+        assert "error[token_missing]" in done.stderr
+    assert (await ada("jobs", "--orchestrator", f"{own}/")).code == 0
+
+
+async def test_what_up_left_is_shown_to_its_own_addresses_alone(ada: Person, unused_port: int):
+    own = ada.environment["MOONYARD_ORCHESTRATOR"]
+    admin = await ada("token", "create", "--kind", "admin", "--name", "up", "--json")
+    ada.login_file.unlink()
+    state = ada.folder / "state"
+    settings.Credentials([own], admin.lines[0]["secret"], "postgresql://").save(state)
+    # As a checkout of somebody else's could have it: all commands in its folder would go there.
+    (ada.folder / "moonyard.toml").write_text(f'orchestrator = ["http://127.0.0.1:{unused_port}", "{own}"]\n')
+    environment = {name: value for name, value in ada.environment.items() if name != "MOONYARD_ORCHESTRATOR"}
+    environment["MOONYARD_STATE_FOLDER"] = str(state)
+    for arguments, expected in ((["jobs"], "error[token_missing]"), (["jobs", "--orchestrator", own], "no such jobs")):
+        done = await anyio.run_process(argv(*arguments), cwd=ada.folder, env=environment, check=False)
+        assert expected in done.stderr.decode()
+
+
+async def test_a_login_beside_a_token_that_goes_before_it_is_warned_of(ada: Person):
+    environment = ada.environment | {"MOONYARD_TOKEN": "moonyard_user_something"}
+    given = f"{PASSWORD}\n".encode()
+    done = await anyio.run_process(argv("login", "--name", "ada"), input=given, cwd=ada.folder, env=environment)
+    assert "warning: commands go on with the token from MOONYARD_TOKEN" in done.stderr.decode()
 
 
 async def test_a_token_for_programs_is_narrowed(ada: Person):
     await ada.installation.push()
     made = await ada("token", "create", "--name", "ci", "--permission", "view", "--pipeline", "hel*", "--json")
     token = made.lines[0]
+    listed = (await ada("token", "list")).stdout
+    assert "narrowed: view for hel*" in listed
+    assert "used up" in listed  # the setup token is nobody's, and seen by who manages accounts
     assert (token["kind"], token["account"], token["permissions"]) == ("user", "ada", ["view"])
     environment = ada.environment | {"MOONYARD_TOKEN": token["secret"]}
     done = await anyio.run_process(argv("submit", "hello"), cwd=ada.folder, env=environment, check=False)

@@ -210,6 +210,7 @@ async def test_a_narrowed_token_may_do_less_than_its_account(installation: Insta
     token = await ada.post("/v1/tokens", Token, message)
     assert (token.account, token.permissions, token.pipelines) == ("ada", ["view", "run"], ["hel*"])
     ci = await installation.client(token.secret)
+    assert (await ci.get("/v1/whoami", WhoAmI)).permissions == {"hel*": ["view", "run"]}
     assert [row.name for row in (await ci.get("/v1/pipelines", PipelineList)).pipelines] == ["hello"]
     hidden = await refused(ci, "/v1/jobs", JobSubmit(pipeline="other"))
     assert (hidden.status, hidden.code) == (404, "pipeline_unknown")

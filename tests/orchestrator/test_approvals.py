@@ -17,8 +17,9 @@ from schema.approvals import (
 )
 from schema.client import Client, OrchestratorRefused
 from schema.definition import ApprovalDefinition, PipelineDefinition, StageDefinition
+from schema.hooks import Hook, HookCreate, HookRotate
 from schema.secrets import Grant, GrantCreate, Secret, SecretAsk, SecretDelivery, SecretSet
-from schema.wire import Assignment, Job, JobSubmit
+from schema.wire import Assignment, Job, JobSubmit, Schedule, ScheduleCreate
 from tests.orchestrator.installation import DEADLINE_SECONDS, Attempt, Installation, SpokenRunner
 from tests.orchestrator.people import account
 from tests.orchestrator.test_secrets import KEYS
@@ -81,6 +82,8 @@ async def test_a_stage_waits_until_somebody_else_says_yes(guarded: Guarded):
     waiting = (await guarded.ask()).approval
     assert waiting is not None
     assert (waiting.state, waiting.is_over, waiting.message, waiting.needed) == ("waiting", False, "To production?", 1)
+    shown = await guarded.viewer.get(f"/v1/jobs/{guarded.job.number}", Job)
+    assert shown.waits_for == f"an approval of stage `ship`: moonyard approve {guarded.job.number}"
     listed = await guarded.viewer.get("/v1/approvals", ApprovalList)
     assert [(row.job, row.stage) for row in listed.approvals] == [(guarded.job.number, "ship")]
     own = await refused(guarded.answer(guarded.ada))
@@ -102,6 +105,7 @@ async def test_a_stage_waits_until_somebody_else_says_yes(guarded: Guarded):
         ("account eve", True, "looks good")
     ]
     assert (await refused(guarded.answer(guarded.bob, stage="ship"))).code == "approval_over"
+    assert (await guarded.viewer.get(f"/v1/jobs/{guarded.job.number}", Job)).waits_for is None
     noted = await guarded.installation.fetch("SELECT actor, subject FROM moonyard.audit WHERE action = 'approve'")
     assert [(row["actor"], row["subject"]) for row in noted] == [("account eve", f"job {guarded.job.number}")]
 
@@ -167,6 +171,95 @@ async def test_an_attempt_in_the_place_of_a_lost_one_takes_the_answer_over_and_a
     assert (again.state, again.attempt, again.answers) == ("waiting", 3, [])
     assert (await refused(guarded.answer(guarded.bob))).code == "approval_own"  # he had it tried again
     await guarded.answer(guarded.eve)
+
+
+async def test_a_job_of_ones_own_schedule_or_webhook_is_ones_own_and_who_rotated_its_secret_counts(guarded: Guarded):
+    await guarded.begin()
+    await guarded.eve.post(
+        "/v1/schedules", Schedule, ScheduleCreate(name="nightly", pipeline="deploy", cron="0 3 * * *", time_zone="UTC")
+    )
+    admin = await guarded.installation.client()
+    await admin.post("/v1/hooks", Hook, HookCreate(name="forge", pipeline="deploy", kind="github"))
+    await guarded.bob.post("/v1/hooks/forge/rotate", Hook, HookRotate())
+    await guarded.ask()
+    for kind, by, own, other in (
+        ("schedule", "nightly", guarded.eve, guarded.bob),
+        ("webhook", "forge", guarded.bob, guarded.eve),
+        ("schedule", "another", None, guarded.eve),
+    ):
+        trigger = msgspec.json.encode({"kind": kind, "by": by}).decode()
+        await guarded.installation.fetch("UPDATE moonyard.jobs SET trigger = $1::jsonb", trigger)
+        await guarded.installation.fetch("UPDATE moonyard.approvals SET state = 'waiting'")
+        if own is not None:
+            assert (await refused(guarded.answer(own))).code == "approval_own"
+        assert (await guarded.answer(other)).state == "approved"
+
+
+@pytest.mark.parametrize("gone", ["schedule", "audit"])
+async def test_whose_schedule_it_was_is_known_by_the_audit_or_by_itself(guarded: Guarded, gone: str):
+    await guarded.begin()
+    await guarded.eve.post(
+        "/v1/schedules", Schedule, ScheduleCreate(name="nightly", pipeline="deploy", cron="0 3 * * *")
+    )
+    await guarded.ask()
+    trigger = msgspec.json.encode({"kind": "schedule", "by": "nightly"}).decode()
+    await guarded.installation.fetch("UPDATE moonyard.jobs SET trigger = $1::jsonb", trigger)
+    if gone == "schedule":
+        await guarded.eve.delete("/v1/schedules/nightly", Schedule)
+    else:
+        await guarded.installation.fetch("DELETE FROM moonyard.audit")
+    assert (await refused(guarded.answer(guarded.eve))).code == "approval_own"
+
+
+async def test_a_job_that_nobody_submitted_is_of_who_pushed_it(guarded: Guarded):
+    await guarded.begin()
+    await guarded.ask()
+    await guarded.installation.fetch("UPDATE moonyard.audit SET actor = 'account eve' WHERE action = 'push'")
+    assert (await guarded.answer(guarded.eve)).state == "approved"  # ada has submitted it, and eve looked at it
+    await guarded.installation.fetch("UPDATE moonyard.approvals SET state = 'waiting'")
+    trigger = msgspec.json.encode({"kind": "schedule", "by": "of somebody"}).decode()
+    await guarded.installation.fetch("UPDATE moonyard.jobs SET trigger = $1::jsonb", trigger)
+    assert (await refused(guarded.answer(guarded.eve))).code == "approval_own"
+    assert (await guarded.answer(guarded.bob)).state == "approved"
+
+
+async def test_what_an_ended_attempt_asked_is_over(guarded: Guarded):
+    await guarded.begin()
+    await guarded.ask()
+    attempt = Attempt(guarded.assignment)
+    await guarded.runner.send(attempt, attempt.state("running"), attempt.state("cancelled"))
+    over = await refused(guarded.answer(guarded.eve, stage="ship"))
+    assert over.code == "approval_over"
+    assert "the attempt that asked is over" in over.message
+    await guarded.bob.post(f"/v1/jobs/{guarded.job.number}/retry", Job)
+    assert (await refused(guarded.answer(guarded.eve, stage="ship"))).code == "approval_over"
+    await guarded.claim()
+    assert (await refused(guarded.answer(guarded.eve, stage="ship"))).code == "approval_over"
+    assert (await guarded.viewer.get("/v1/approvals", ApprovalList)).approvals == []
+    await guarded.ask()
+    assert (await guarded.answer(guarded.eve)).state == "approved"
+
+
+async def test_what_was_said_for_a_lost_attempt_counts_and_more_is_asked_where_more_is_needed_by_now(guarded: Guarded):
+    await guarded.begin()
+    await guarded.ask()
+    await guarded.answer(guarded.eve)
+    protection = ProtectionCreate(pipelines="deploy", approvals=2)
+    await guarded.bob.post("/v1/protections", Protection, protection)
+    await guarded.installation.let_leases_run_out()
+    with anyio.fail_after(DEADLINE_SECONDS):
+        await guarded.claim()
+    taken = (await guarded.ask()).approval
+    assert taken is not None
+    assert (taken.state, taken.needed, [given.who for given in taken.answers]) == ("waiting", 2, ["account eve"])
+    assert (await guarded.answer(guarded.bob)).state == "approved"
+
+
+async def test_a_comment_is_words_on_a_line(guarded: Guarded):
+    await guarded.begin()
+    await guarded.ask()
+    for comment in ("two\nlines", "\x1b[2Jnothing to see", "nul\0", "x" * 1001):
+        assert (await refused(guarded.answer(guarded.eve, comment=comment))).code == "request_invalid"
 
 
 async def test_nobody_says_yes_in_time(guarded: Guarded):

@@ -401,19 +401,20 @@ async def walk_hooks(walk: Walk) -> None:
 
 
 async def walk_approvals(walk: Walk, job: int) -> None:
-    """Answer for a job that somebody else submitted."""
+    """Answer for a job of one's own webhook: a no is anybody's."""
     protect = ProtectionCreate(pipelines="deploy-*")
     made = await walk.ask("POST /v1/protections", "protect", "pipeline deploy-*", protect, Protection)
     path = "DELETE /v1/protections/{protection}"
     await walk.ask(path, "unprotect", "pipeline deploy-*", protection=made.id)
     await walk.installation.fetch(WAIT, job)
-    answer = ApprovalAnswer(is_yes=True, stage="greet")
-    await walk.ask("POST /v1/jobs/{job}/approvals", "approve", f"job {job}", answer, job=job)
+    answer = ApprovalAnswer(is_yes=False, stage="greet")
+    await walk.ask("POST /v1/jobs/{job}/approvals", "refuse", f"job {job}", answer, job=job)
 
 
 WAIT = """
+WITH lost AS (UPDATE moonyard.jobs SET losses = losses + 1 WHERE number = $1 RETURNING id, attempt)
 INSERT INTO moonyard.approvals (job_id, stage, attempt, needed, expires_at)
-SELECT id, 'greet', 1, 1, now() + interval '1 hour' FROM moonyard.jobs WHERE number = $1
+SELECT id, 'greet', attempt, 1, now() + interval '1 hour' FROM lost
 ON CONFLICT (job_id, stage) DO UPDATE SET state = 'waiting'
 """
 CONTROL = {

@@ -153,6 +153,33 @@ async def test_a_new_job_cancels_what_is_before_it_where_the_pipeline_says_so(in
     assert [assignment.number for assignment in await runner.claim()] == [newest.number]
 
 
+@pytest.mark.parametrize(
+    ("victim", "group", "is_cancelled"),
+    [
+        ({"group": "shared", "cancel_running": True}, "shared", True),
+        ({"group": "shared"}, "shared", False),
+        ({"group": None, "cancel_running": True}, "pipeline:other", False),
+    ],
+)
+async def test_a_pipeline_cancels_jobs_of_another_only_where_both_say_so(
+    installation: Installation, victim: dict[str, Any], group: str, *, is_cancelled: bool
+):
+    await installation.replica()
+    await push(installation, "other", **victim)
+    await push(installation, "mine", group=group, cancel_running=True)
+    admin, runner = await installation.client(), await installation.runner()
+    running = await submit(installation, pipeline="other")
+    await runner.claim()
+    await submit(installation, pipeline="mine")
+    found = await admin.get(f"/v1/jobs/{running.id}", Job)
+    assert found.concurrency_group == group
+    assert (found.cancel_requested_at is not None) == is_cancelled
+    waiting = await submit(installation, pipeline="other")
+    await submit(installation, pipeline="mine")
+    found = await admin.get(f"/v1/jobs/{waiting.id}", Job)
+    assert found.state == ("cancelled" if is_cancelled else "queued")
+
+
 async def test_what_an_input_says_is_taken_as_it_is(installation: Installation):
     await installation.replica()
     await push(installation)

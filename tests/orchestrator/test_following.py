@@ -6,9 +6,11 @@ import anyio
 import msgspec
 import pytest
 
+from schema.accounts import Account, Binding, BindingList
 from schema.client import Client, OrchestratorRefused
 from schema.wire import Job
 from tests.orchestrator.installation import DEADLINE_SECONDS, Attempt, Installation
+from tests.orchestrator.people import account
 
 
 class Position(msgspec.Struct):
@@ -52,6 +54,25 @@ async def test_a_follower_on_another_replica_sees_each_line_as_it_comes_and_ends
             assert b'"succeeded"' in await receive.receive()
             with pytest.raises(anyio.EndOfStream):
                 await receive.receive()
+
+
+@pytest.mark.parametrize("what", ["role", "token"])
+async def test_who_may_read_no_longer_is_told_no_more(installation: Installation, what: str):
+    await installation.replica()
+    await installation.push()
+    job = await installation.submit()
+    ada, admin = await account(installation, "ada", ("viewer", "hello")), await installation.client()
+    query = {"follow": "true"}
+    with anyio.fail_after(DEADLINE_SECONDS):
+        async with ada.stream(f"/v1/jobs/{job.number}/events", query=query) as stream:
+            lines = stream.lines()
+            assert b'"queued"' in await anext(lines)
+            if what == "role":
+                [held] = (await admin.get("/v1/role-bindings", BindingList)).bindings
+                await admin.delete(f"/v1/role-bindings/{held.id}", Binding)
+            else:
+                await admin.post("/v1/accounts/ada/disable", Account)
+            assert [line async for line in lines if line.strip()] == []
 
 
 async def test_a_record_is_read_on_from_any_of_its_events(installation: Installation):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import addresses, logins, passwords
+from orchestrator.authentication import Authentication
 from orchestrator.problems import TooMany, Unauthenticated
 from orchestrator.sql import accounts as sql
 from schema.accounts import (
@@ -130,6 +131,31 @@ async def test_one_address_does_not_take_all_places_of_logins_by_a_browser(insta
 async def ids(installation: Installation) -> tuple[object, bytes]:
     [row] = await installation.fetch("SELECT gen_random_uuid() AS id")
     return row["id"], row["id"].bytes
+
+
+async def test_a_name_writes_no_lines_of_its_own(installation: Installation, caplog: pytest.LogCaptureFixture):
+    await installation.replica()
+    nobody = await installation.client()
+    for name in ("eve\nWARNING all is well", "eve\x1b[2J", "eve\0"):
+        assert (await refused(nobody, "/v1/login", Login(name=name, password=OTHER))).code == "login_failed"
+    said = [record.getMessage() for record in caplog.records if record.name == "orchestrator.logins"]
+    assert said == [
+        "a login as `eve?warning all is well` from 127.0.0.1 failed",
+        "a login as `eve?[2j` from 127.0.0.1 failed",
+        "a login as `eve?` from 127.0.0.1 failed",
+    ]
+
+
+async def test_of_two_answers_to_a_command_line_the_first_counts(installation: Installation):
+    await installation.replica()
+    made = await session(installation, "ada")
+    begun = await logins.device_begin(installation.database, DeviceLogin(), "192.0.2.7")
+    ada = await Authentication(installation.database).verify(f"Bearer {made.token}")
+    assert await logins.device_answer(installation.database, begun.user_code, ada, is_yes=False)
+    assert not await logins.device_answer(installation.database, begun.user_code, ada, is_yes=True)
+    with pytest.raises(Unauthenticated) as no:
+        await logins.device_take(installation.database, begun.device_code, 60.0)
+    assert no.value.code == "login_refused"
 
 
 async def test_a_password_that_gets_no_turn_is_told_so(installation: Installation, monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncGenerator
+from ipaddress import ip_network
 from typing import Any
 
 import aiohttp
@@ -12,6 +14,7 @@ import pytest
 from joserfc.jwk import RSAKey
 
 from orchestrator.oidc import OidcSettings
+from orchestrator.settings import EdgeSettings
 from schema.accounts import Account, AccountCreate, DeviceLogin, DeviceLoginAsk, DeviceLoginBegun, Session
 from schema.client import OrchestratorRefused
 from tests.oidc_provider import CLIENT_ID, CLIENT_SECRET, OidcProvider
@@ -95,10 +98,6 @@ async def test_a_login_gives_a_cookie_that_no_script_and_no_other_site_has(brows
 
 
 async def test_behind_a_proxy_that_speaks_tls_the_cookie_is_for_tls_and_this_host(installation: Installation):
-    from ipaddress import ip_network
-
-    from orchestrator.settings import EdgeSettings
-
     await installation.replica(edge=EdgeSettings(trusted_proxies=(ip_network("127.0.0.1"),)))
     await session(installation, "ada")
     address = installation.replicas[0].address
@@ -126,7 +125,7 @@ async def test_a_wrong_password_is_told_and_not_shown_again(browser: Browser):
     assert "<script>" not in hostile.text
 
 
-@pytest.mark.parametrize("origin", [None, "https://evil.example", "null"])
+@pytest.mark.parametrize("origin", [None, "https://evil.example", "null", "http://[", "http://", ""])
 async def test_a_form_of_another_site_is_refused(browser: Browser, origin: str | None):
     refused = await browser.ask("POST", "/login", origin=origin, name="ada", password=PASSWORD)
     assert refused.status == 403
@@ -142,10 +141,39 @@ async def test_a_form_of_another_session_is_refused(browser: Browser):
     assert "logged in as" in (await browser.ask("GET", "/")).text
 
 
-@pytest.mark.parametrize("after", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)"])
+@pytest.mark.parametrize(
+    "after", ["https://evil.example/", "//evil.example", "/\\evil.example", "javascript:alert(1)", "//[", "/\t/evil"]
+)
 async def test_a_login_leads_nowhere_else(browser: Browser, after: str):
     answer = await browser.ask("POST", "/login", follow=False, name="ada", password=PASSWORD, next=after)
     assert (answer.status, answer.headers["Location"]) == (303, "/")
+
+
+async def test_a_cookie_of_a_neighbour_keeps_nobody_out(browser: Browser):
+    await browser.log_in()
+    own = browser.cookies["moonyard_session"]
+    for foreign in ({"a/b": "1"}, {"odd[": "1"}, {"x": '"a b'}, {"path": "/x"}):
+        browser.cookies = foreign | {"moonyard_session": own}
+        assert "logged in as" in (await browser.ask("GET", "/")).text
+
+
+async def test_where_tls_is_a_page_without_it_sends_no_form(installation: Installation):
+    await installation.replica(edge=EdgeSettings(trusted_proxies=(ip_network("127.0.0.1"),)))
+    await session(installation, "ada")
+    address = installation.replicas[0].address
+    form = {"name": "ada", "password": PASSWORD}
+    host = address.removeprefix("http://")
+    async with aiohttp.ClientSession() as asking:
+        for origin, sent_host, status in (
+            (f"http://{host}", host, 403),
+            (f"https://{host}", host, 303),
+            ("https://moonyard.example", "moonyard.example:443", 303),
+            ("https://moonyard.example", "moonyard.example", 303),
+            ("https://moonyard.example:8443", "moonyard.example", 403),
+        ):
+            headers = {"X-Forwarded-Proto": "https", "Origin": origin, "Host": sent_host}
+            async with asking.post(f"{address}/login", data=form, headers=headers, allow_redirects=False) as response:
+                assert response.status == status, origin
 
 
 async def test_the_api_takes_no_cookies(browser: Browser):
@@ -276,6 +304,34 @@ async def test_an_answer_that_was_not_asked_for_in_this_browser_is_refused(visit
     visitor.cookies.clear()
     assert (await visitor.ask("GET", callback)).status == 401
     assert provider.issuer in begun.headers["Location"]
+
+
+async def test_a_letter_that_becomes_another_one_is_no_way_into_an_account(
+    visitor: Browser, installation: Installation, provider: OidcProvider
+):
+    admin = await installation.client()
+    await admin.post("/v1/accounts", Account, AccountCreate(name="kate@example.org"))
+    provider.claims["email"] = "\N{KELVIN SIGN}ate@example.org"
+    assert (await visitor.ask("GET", "/login/oidc")).status == 401
+
+
+async def test_words_of_a_link_are_not_shown_as_those_of_the_provider(visitor: Browser):
+    page = await visitor.ask("GET", "/login/oidc/callback?error=x&error_description=call+this+number&state=y")
+    assert page.status == 401
+    assert "call this number" not in page.text
+
+
+async def test_a_planted_cookie_leads_nowhere_else(visitor: Browser, installation: Installation):
+    admin = await installation.client()
+    await admin.post("/v1/accounts", Account, AccountCreate(name="ada@example.org"))
+    begun = await visitor.ask("GET", "/login/oidc", follow=False)
+    kept = visitor.cookies["moonyard_oidc"]
+    told = msgspec.json.decode(urlsafe_b64decode(kept + "=" * (-len(kept) % 4)))
+    told["next_path"] = "https://evil.example/"
+    visitor.cookies["moonyard_oidc"] = urlsafe_b64encode(msgspec.json.encode(told)).decode().rstrip("=")
+    back = await visitor.ask("GET", begun.headers["Location"], follow=False)
+    answer = await visitor.ask("GET", back.headers["Location"], follow=False)
+    assert (answer.status, answer.headers["Location"]) == (303, "/")
 
 
 async def test_a_provider_that_does_not_answer_is_told_without_where_it_is(visitor: Browser, provider: OidcProvider):

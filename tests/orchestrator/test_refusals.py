@@ -54,7 +54,11 @@ async def test_what_a_permission_is_missing_for_is_noted_once_with_how_often_it_
     client = await viewer(installation)
     for _ in range(20):
         assert await try_to(client, "/v1/jobs", JobSubmit(pipeline="hello")) == "permission_missing"
-    [row] = await refused(installation)
+    await installation.replicas[0].parts.refusals.flush(is_last=True)
+    # The replica writes each second: where the twenty took longer, the rest of them has a row of its own.
+    rows = await refused(installation)
+    assert len(rows) <= 2
+    row = rows[0]
     assert (row["actor"], row["address"], row["action"], row["subject"]) == (
         "account vera",
         "127.0.0.1",
@@ -62,7 +66,7 @@ async def test_what_a_permission_is_missing_for_is_noted_once_with_how_often_it_
         "/v1/jobs",
     )
     assert row["detail"]["code"] == "permission_missing"
-    assert row["detail"]["times"] == 20
+    assert sum(told["detail"].get("times", 1) for told in rows) == 20
 
 
 async def test_what_looks_as_if_it_was_not_there_is_noted_as_refused_and_what_is_not_there_is_not(

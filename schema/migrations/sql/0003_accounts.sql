@@ -203,3 +203,42 @@ LEFT JOIN moonyard.accounts AS account ON account.id = held.account_id
 LEFT JOIN moonyard.groups AS known ON known.id = held.group_id
 ORDER BY 1, 2, 3;
 COMMENT ON VIEW inspect.roles IS 'Who holds which role for which pipelines. What a role permits: docs/permissions.md, and `moonyard role list`.';
+
+CREATE OR REPLACE FUNCTION moonyard.group_supersede(grouped text, newest bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    older record;
+    called uuid;
+    error jsonb := jsonb_build_object(
+        'code', 'job_superseded',
+        'message', format('job %s came after this one in concurrency group `%s`', newest, grouped)
+    );
+BEGIN
+    FOR older IN
+        SELECT before.id, before.state
+        FROM moonyard.jobs AS before JOIN moonyard.pipeline_versions AS version ON version.id = before.version_id
+        WHERE before.number < newest AND before.finished_at IS NULL AND before.id IN (
+            SELECT id FROM moonyard.jobs WHERE state = 'queued' AND parked = 'group' AND concurrency_group = grouped
+            UNION ALL
+            SELECT job_id FROM moonyard.concurrency_slots WHERE concurrency_group = grouped
+        ) AND (
+            -- Who may push one pipeline names any group: another's job ends by it only where that one shares the group,
+            -- and says the same of it.
+            before.pipeline_id = (SELECT pipeline_id FROM moonyard.jobs WHERE number = newest)
+            OR version.rules #>> '{concurrency,group}' IS NOT NULL
+                AND (version.rules #>> '{concurrency,cancel_running}')::boolean
+        )
+        ORDER BY before.id
+        FOR UPDATE OF before
+    LOOP
+        IF moonyard.job_end_queued(older.id, 'cancelled', error) THEN
+            PERFORM moonyard.tell('jobs', older.id);
+        ELSE
+            SELECT runner INTO called FROM moonyard.job_cancel(older.id);
+            IF called IS NOT NULL THEN
+                PERFORM moonyard.tell('runners', called);
+            END IF;
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION moonyard.group_supersede IS 'Cancels what is in a group before a job, of its own pipeline, or of others that say the same of the group: for groups with cancel_running.';

@@ -12,3 +12,34 @@ ALTER TABLE moonyard.tokens
     DROP COLUMN account_id, DROP COLUMN permissions, DROP COLUMN pipelines;
 DROP TABLE moonyard.device_logins, moonyard.login_failures, moonyard.role_bindings, moonyard.roles, moonyard.group_members,
     moonyard.groups, moonyard.account_identities, moonyard.accounts;
+CREATE OR REPLACE FUNCTION moonyard.group_supersede(grouped text, newest bigint) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    older record;
+    called uuid;
+    error jsonb := jsonb_build_object(
+        'code', 'job_superseded',
+        'message', format('job %s came after this one in concurrency group `%s`', newest, grouped)
+    );
+BEGIN
+    FOR older IN
+        SELECT id, state FROM moonyard.jobs
+        WHERE number < newest AND finished_at IS NULL AND id IN (
+            SELECT id FROM moonyard.jobs WHERE state = 'queued' AND parked = 'group' AND concurrency_group = grouped
+            UNION ALL
+            SELECT job_id FROM moonyard.concurrency_slots WHERE concurrency_group = grouped
+        )
+        ORDER BY id
+        FOR UPDATE
+    LOOP
+        IF moonyard.job_end_queued(older.id, 'cancelled', error) THEN
+            PERFORM moonyard.tell('jobs', older.id);
+        ELSE
+            SELECT runner INTO called FROM moonyard.job_cancel(older.id);
+            IF called IS NOT NULL THEN
+                PERFORM moonyard.tell('runners', called);
+            END IF;
+        END IF;
+    END LOOP;
+END $$;
+COMMENT ON FUNCTION moonyard.group_supersede IS 'Cancels what is in a group before a job: for groups with cancel_running.';

@@ -41,7 +41,15 @@ CREATE TABLE moonyard.approval_answers (
 );
 COMMENT ON TABLE moonyard.approval_answers IS 'Who said yes or no to a stage.';
 
-CREATE INDEX audit_of_retries ON moonyard.audit (subject) WHERE action = 'retry';
+CREATE INDEX audit_of_job_people ON moonyard.audit (subject)
+    WHERE action IN ('retry', 'create', 'create hook', 'change hook', 'rotate hook', 'push');
+
+-- Not by the audit alone, whose rows may be kept for 30 days only.
+ALTER TABLE moonyard.schedules ADD COLUMN created_by text;
+COMMENT ON COLUMN moonyard.schedules.created_by IS 'Who made it: NULL for one of an earlier version that the audit says nothing of.';
+UPDATE moonyard.schedules AS schedule SET created_by = (
+    SELECT actor FROM moonyard.audit WHERE action = 'create' AND subject = 'schedule ' || schedule.name ORDER BY id DESC LIMIT 1
+);
 
 CREATE FUNCTION moonyard.who(actor text) RETURNS text
 LANGUAGE sql IMMUTABLE
@@ -57,9 +65,36 @@ LANGUAGE sql STABLE AS $$
         SELECT moonyard.who(done.actor) FROM moonyard.jobs AS known
         JOIN moonyard.audit AS done ON done.action = 'retry' AND done.subject = 'job ' || known.number
         WHERE known.id = job_people.job
+        UNION
+        -- Whoever made the schedule, or knows the hook's secret, has the job made.
+        SELECT moonyard.who(schedule.created_by) FROM moonyard.jobs AS known
+        JOIN moonyard.schedules AS schedule ON known.trigger ->> 'kind' = 'schedule' AND schedule.name = known.trigger ->> 'by'
+        WHERE known.id = job_people.job AND schedule.created_by IS NOT NULL
+        UNION
+        SELECT moonyard.who(maker) FROM moonyard.jobs AS known
+        JOIN moonyard.hooks AS hook ON known.trigger ->> 'kind' = 'webhook' AND hook.name = known.trigger ->> 'by'
+        CROSS JOIN LATERAL (
+            SELECT hook.created_by UNION SELECT created_by FROM moonyard.hook_secrets WHERE hook_id = hook.id
+        ) AS made (maker)
+        WHERE known.id = job_people.job
+        UNION
+        -- By the audit also who did so to one that is gone by now, or changed it.
+        SELECT moonyard.who(done.actor) FROM moonyard.jobs AS known
+        JOIN moonyard.audit AS done ON done.action IN ('create', 'create hook', 'change hook', 'rotate hook')
+            AND done.subject = CASE known.trigger ->> 'kind' WHEN 'schedule' THEN 'schedule ' WHEN 'webhook' THEN 'hook ' END
+                || (known.trigger ->> 'by')
+        WHERE known.id = job_people.job
+        UNION
+        -- Where nobody submitted it, nobody but who pushed it has chosen what it does.
+        SELECT moonyard.who(done.actor) FROM moonyard.jobs AS known
+        JOIN moonyard.pipelines AS pipeline ON pipeline.id = known.pipeline_id
+        JOIN moonyard.pipeline_versions AS version ON version.id = known.version_id
+        JOIN moonyard.audit AS done ON done.action = 'push' AND done.subject = 'pipeline ' || pipeline.name
+            AND done.detail ->> 'version' = version.sha256
+        WHERE known.id = job_people.job AND known.trigger ->> 'kind' IN ('schedule', 'webhook')
     )
 $$;
-COMMENT ON FUNCTION moonyard.job_people IS 'Who submitted a job or had it tried again: none of them approves its stages.';
+COMMENT ON FUNCTION moonyard.job_people IS 'Who submitted a job, had it tried again, or set up the schedule or webhook that made it, and of these also who pushed its version: none of them approves its stages.';
 
 CREATE FUNCTION moonyard.stage_approvals(job uuid, stages text[]) RETURNS TABLE (needed integer, message text, seconds double precision)
 LANGUAGE sql STABLE AS $$
@@ -96,7 +131,11 @@ DECLARE
     whom CONSTANT text := moonyard.who(actor);
     outcome text;
 BEGIN
-    SELECT approval.*, known.number AS job_number INTO asked
+    SELECT approval.*, known.number AS job_number,
+        -- An attempt that takes the place of one that was lost asks in a moment, and takes over what was said till then.
+        known.attempt <> approval.attempt OR known.state NOT IN ('running', 'queued')
+            OR (known.state = 'queued' AND known.losses + known.failures = 0) AS is_gone
+    INTO asked
     FROM moonyard.approvals AS approval JOIN moonyard.jobs AS known ON known.id = approval.job_id
     WHERE approval.job_id = approval_answer.job
         AND (approval_answer.stage IS NULL AND approval.state = 'waiting' OR approval.stage = approval_answer.stage)
@@ -110,15 +149,18 @@ BEGIN
             '`moonyard approvals` lists what waits.'
         );
     END IF;
-    IF asked.state <> 'waiting' OR asked.expires_at <= now() THEN
+    IF asked.state <> 'waiting' OR asked.expires_at <= now() OR asked.is_gone THEN
         PERFORM moonyard.refuse(
-            'approval_over', format('stage `%s` of job %s no longer waits: it is %s', asked.stage, asked.job_number,
-                CASE WHEN asked.state = 'waiting' THEN 'too late' ELSE asked.state END), NULL
+            'approval_over', format('stage `%s` of job %s no longer waits: %s', asked.stage, asked.job_number, CASE
+                WHEN asked.state <> 'waiting' THEN 'it is ' || asked.state
+                WHEN asked.is_gone THEN 'the attempt that asked is over'
+                ELSE 'it is too late'
+            END), NULL
         );
     END IF;
     IF is_yes AND whom = ANY (moonyard.job_people(asked.job_id)) THEN
         PERFORM moonyard.refuse(
-            'approval_own', format('job %s was submitted or retried by %s, and somebody else has to approve its stage `%s`', asked.job_number, whom, asked.stage),
+            'approval_own', format('job %s comes from %s, and somebody else has to approve its stage `%s`', asked.job_number, whom, asked.stage),
             'Ask somebody with permission `approve` for this pipeline.'
         );
     END IF;
@@ -156,7 +198,7 @@ COMMENT ON FUNCTION control.refuse IS 'Refuses a stage of a job that waits for a
 
 CREATE VIEW inspect.approvals AS
 SELECT known.number AS job, pipeline.name AS pipeline, approval.stage,
-    CASE WHEN approval.state = 'waiting' AND (known.state <> 'running' OR approval.expires_at <= now()) THEN 'over' ELSE approval.state END AS state,
+    CASE WHEN approval.state = 'waiting' AND (known.state <> 'running' OR known.attempt <> approval.attempt OR approval.expires_at <= now()) THEN 'over' ELSE approval.state END AS state,
     approval.needed, approval.message, approval.asked_at, approval.expires_at,
     ARRAY(
         SELECT given.who || CASE WHEN given.is_yes THEN ': yes' ELSE ': no' END || coalesce(' (' || given.comment || ')', '')
