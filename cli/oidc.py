@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from cli import settings
 
 if TYPE_CHECKING:
-    from orchestrator.oidc import OidcSettings
+    from orchestrator.settings import OidcSettings
 
 Result = TypeVar("Result")
 
@@ -36,7 +36,7 @@ class OidcOptions:
         if given["oidc_issuer"] is None:
             return None
         # Imported late: a command line that only shows its help serves nobody.
-        from orchestrator.oidc import OidcSettings
+        from orchestrator.settings import OidcSettings
 
         issuer: str = given["oidc_issuer"]
         if not issuer.startswith("https://") and urlsplit(issuer).hostname not in _LOOPBACK:

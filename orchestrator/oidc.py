@@ -31,6 +31,7 @@ from joserfc.jwk import KeySet
 from orchestrator import accounts, logins
 from orchestrator.database import Database
 from orchestrator.problems import Forbidden, StoreUnavailable, Unauthenticated
+from orchestrator.settings import OidcSettings
 from orchestrator.sql import accounts as sql
 from schema.accounts import Session
 from schema.ids import uuid7
@@ -45,18 +46,6 @@ SCOPE: Final = "openid email profile"
 ALGORITHMS: Final = ["RS256", "ES256", "PS256", "EdDSA"]
 """Not those whose key is the client's secret, and not `none`."""
 ANSWER_BYTES_MAXIMUM: Final = 1024 * 1024
-
-
-class OidcSettings(msgspec.Struct, frozen=True, kw_only=True):
-    issuer: str
-    client_id: str
-    client_secret: str
-    name: str = "the identity provider"
-    """How the login page calls it."""
-    claim: str = "email"
-    """The claim that names the account."""
-    creates: bool = False
-    """Whether a first login makes an account that is not there yet."""
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,6 +170,17 @@ class Provider:
             next_path=kept.next_path,
         )
 
+    async def log_in(self, database: Database, said: Said, session_seconds: float) -> Session:
+        """Log the account in that the provider's user is bound to; the first time, bind it.
+
+        :raises Forbidden: when there is no account of that name, or it is bound to somebody else there.
+        """
+        account: UUID | None = await database.value(sql.IDENTITY_FIND, said.issuer, said.subject)
+        if account is None:
+            account = await _bind(database, self.settings, said)
+        client = f"a browser, by {self.settings.name}"
+        return await logins.session(database, account, client, session_seconds)
+
     @asynccontextmanager
     async def _asking(self) -> AsyncGenerator[aiohttp.ClientSession]:
         """Ask the provider: what it does wrong is an error of ours, and all of it has a deadline."""
@@ -225,17 +225,6 @@ class Provider:
         if self.settings.client_id not in told or party != self.settings.client_id:
             raise Unauthenticated("the identity provider's answer is for another client", code="oidc_answer_wrong")
         return dict(decoded.claims)
-
-
-async def log_in(database: Database, settings: OidcSettings, said: Said, session_seconds: float) -> Session:
-    """Log the account in that the provider's user is bound to; the first time, bind it.
-
-    :raises Forbidden: when there is no account of that name, or it is bound to somebody else there.
-    """
-    account: UUID | None = await database.value(sql.IDENTITY_FIND, said.issuer, said.subject)
-    if account is None:
-        account = await _bind(database, settings, said)
-    return await logins.session(database, account, f"a browser, by {settings.name}", session_seconds)
 
 
 async def _bind(database: Database, settings: OidcSettings, said: Said) -> UUID:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import msgspec
@@ -17,13 +17,15 @@ from orchestrator.hooks.deliveries import Deliveries
 from orchestrator.http_limits import HttpLimits
 from orchestrator.metrics import Metrics
 from orchestrator.notifications import Notifications
-from orchestrator.oidc import Provider
 from orchestrator.protections import Protections
 from orchestrator.record import Record
 from orchestrator.refusals import Refusals
 from orchestrator.settings import OrchestratorSettings
 from orchestrator.submissions import Submissions
 from orchestrator.versions import Versions
+
+if TYPE_CHECKING:
+    from orchestrator.oidc import Provider
 
 STATE_NAME: Final = "parts"
 

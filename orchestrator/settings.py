@@ -9,7 +9,6 @@ from typing import Literal
 import msgspec
 
 from orchestrator.master_keys import MasterKeys
-from orchestrator.oidc import OidcSettings
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +36,20 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True):
     body_bytes_minimum: int = 16 * 1024
     write_seconds: float = 60.0
     """How long a client may take nothing of its answer."""
+
+
+class OidcSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Who else says who somebody is: an OpenID Connect provider."""
+
+    issuer: str
+    client_id: str
+    client_secret: str
+    name: str = "the identity provider"
+    """How the login page calls it."""
+    claim: str = "email"
+    """The claim that names the account."""
+    creates: bool = False
+    """Whether a first login makes an account that is not there yet."""
 
 
 class OrchestratorSettings(msgspec.Struct, frozen=True, kw_only=True):

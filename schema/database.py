@@ -12,18 +12,13 @@ versions. A lock in the database makes runs at the same time wait for each other
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
 import psycopg
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from psycopg import conninfo, sql
-from sqlalchemy import create_engine, text
-from sqlalchemy.pool import StaticPool
 
 from schema.errors import MoonyardError
 
@@ -31,9 +26,8 @@ CONNECT_SECONDS: Final = 5
 POSTGRES_VERSION_MINIMUM: Final = 15
 DatabaseRole = Literal["orchestrator", "operator", "reader"]
 """What a login may do: docs/permissions.md."""
-_MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_LOCK: Final = 0x6D6F6F6E79617264
-"""The advisory lock's key: `moonyard` in ASCII."""
+_VERSIONS: Final = Path(__file__).parent / "migrations" / "versions"
+_VERSION: Final = re.compile(r"v(\d{4})_\w+\.py")
 _UPGRADE: Final = "Run: moonyard db upgrade, with the same `database_url`."
 _UNKNOWN_HOST: Final = re.compile(r"failed to resolve host '(.*?)': (?:\[Errno -?\d+\] )?(.*)")
 # Stricter than the drivers, which read a password with an unescaped `@` or `/` as a part of the host or the database:
@@ -97,10 +91,8 @@ def check(url: str) -> tuple[str | None, str]:
 
 
 def head() -> str:
-    """Give the schema version that this Moonyard needs."""
-    found = ScriptDirectory.from_config(configuration()).get_current_head()
-    assert found is not None, "there are migrations"
-    return found
+    """Give the schema version that this Moonyard needs: that of the newest migration."""
+    return max(found[1] for path in _VERSIONS.iterdir() if (found := _VERSION.fullmatch(path.name)))
 
 
 def upgrade(url: str, revision: str = "head") -> None:
@@ -126,7 +118,10 @@ def upgrade(url: str, revision: str = "head") -> None:
                 code="database_encoding_wrong",
                 hint="Make another, and name it in `database_url`: createdb --encoding UTF8 --template template0 NAME",
             )
-        _migrate(connection, lambda config: command.upgrade(config, revision))
+        # Late: it takes as long to import as half of a replica, which never migrates.
+        from schema.migrations import running
+
+        running.upgrade(connection, revision)
 
 
 def add_login(url: str, name: str, role: DatabaseRole, password: str | None) -> bool:
@@ -174,7 +169,9 @@ def add_login(url: str, name: str, role: DatabaseRole, password: str | None) -> 
 def downgrade(url: str, revision: str) -> None:
     """Undo the migrations after ``revision``; ``base`` undoes all, and loses all that Moonyard kept."""
     with _connection(url) as connection:
-        _migrate(connection, lambda config: command.downgrade(config, revision))
+        from schema.migrations import running
+
+        running.downgrade(connection, revision)
 
 
 def schema_version_wrong(url: str, current: str | None, needed: str) -> SchemaVersionWrong:
@@ -288,22 +285,3 @@ def _current(connection: psycopg.Connection) -> str | None:
         return None
     row = connection.execute("SELECT version_num FROM moonyard.schema_version").fetchone()
     return None if row is None else str(row[0])
-
-
-def _migrate(connection: psycopg.Connection, run: Callable[[Config], None]) -> None:
-    connection.autocommit = False
-    engine = create_engine("postgresql+psycopg://", creator=lambda: connection, poolclass=StaticPool)
-    with engine.connect() as wrapped:
-        # All in one transaction, and the lock goes with it: behind a pooler there is nothing longer to hold it by.
-        wrapped.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-        wrapped.execute(text("CREATE SCHEMA IF NOT EXISTS moonyard"))
-        run(configuration(attributes={"connection": wrapped}))
-        wrapped.commit()
-
-
-def configuration(attributes: dict[str, object] | None = None) -> Config:
-    """Make Alembic's configuration, which stands in no file: it works from an installed package as well."""
-    config = Config(attributes=attributes or {})
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("version_path_separator", "os")
-    return config

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromQuery, QueryParameter
 from litestar.response import Response
 
-from orchestrator import logins, oidc, parts, refused_requests, tokens
+from orchestrator import logins, parts, refused_requests, tokens
 from orchestrator.access import PUBLIC
 from orchestrator.addresses import client_address, is_secure
 from orchestrator.pages import browser
@@ -18,6 +18,9 @@ from orchestrator.pages.rendering import page
 from orchestrator.problems import NotFound, Refusal
 from orchestrator.sql import accounts as sql
 from schema.accounts import Login, Session
+
+if TYPE_CHECKING:
+    from orchestrator.oidc import Provider
 
 AnyRequest = Request[Any, Any, Any]
 Page = Response[str]
@@ -136,13 +139,13 @@ async def oidc_end(
     try:
         cookie = browser.given(request, OIDC_COOKIE)
         said = await provider.end(_callback(request), cookie, code, own_state, iss, error, error_description)
-        session = await oidc.log_in(here.database, provider.settings, said, here.settings.session_seconds)
+        session = await provider.log_in(here.database, said, here.settings.session_seconds)
     except Refusal as refusal:
         return _login_page(request, "/", problem=refusal)
     return _logged_in(request, session, browser.safe_next(said.next_path))  # it was in a cookie, which could be planted
 
 
-def _provider(request: AnyRequest) -> oidc.Provider:
+def _provider(request: AnyRequest) -> Provider:
     provider = parts.of(request).oidc
     if provider is None:
         raise NotFound("no identity provider is set up here", code="oidc_missing")

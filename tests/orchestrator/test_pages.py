@@ -13,8 +13,7 @@ import msgspec
 import pytest
 from joserfc.jwk import RSAKey
 
-from orchestrator.oidc import OidcSettings
-from orchestrator.settings import EdgeSettings
+from orchestrator.settings import EdgeSettings, OidcSettings
 from schema.accounts import Account, AccountCreate, DeviceLogin, DeviceLoginAsk, DeviceLoginBegun, Session
 from schema.client import OrchestratorRefused
 from tests.oidc_provider import CLIENT_ID, CLIENT_SECRET, OidcProvider
