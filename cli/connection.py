@@ -49,7 +49,7 @@ def ask(orchestrators: tuple[str, ...], request: Callable[[Client], Awaitable[Re
     try:
         return ask_as(chosen, token.text, request)
     except OrchestratorRefused as refusal:
-        if refusal.status != 401:
+        if refusal.status != 401 and refusal.code != "token_kind_wrong":
             raise
         raise MoonyardError(
             f"orchestrator {refusal.address} does not accept the token from {token.origin}: {refusal.message}",

@@ -71,8 +71,9 @@ async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
     identity = await parts.of(connection).authentication.verify(connection.headers.get("authorization"))
     connection.scope["auth"] = identity
     if identity.kind not in _PEOPLE if access == "people" else identity.kind != access:
+        whose = "people" if access == "people" else f"kind {access}"
         raise Forbidden(
-            f"{connection.url.path} is for tokens of kind {access or 'none'}, and this one is of kind {identity.kind}",
+            f"{connection.url.path} is for tokens of {whose}, and this one is of kind {identity.kind}",
             hint=None if access is None else _HINTS[access],
         )
     permission: Permission | None = handler.opt.get(PERMISSION)

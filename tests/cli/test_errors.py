@@ -389,7 +389,8 @@ async def test_a_runner_that_was_never_registered_says_how_to(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [("name = 'x'", "missing required field `orchestrator`"), ("no toml", "cannot be read")]
+    ("content", "said"),
+    [("name = 'x'", "missing required field `id`"), ("no toml", "is not what `moonyard runner register` writes")],
 )
 async def test_a_damaged_registration_is_told(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "runner.toml").write_text(content, encoding="utf-8")
@@ -473,12 +474,13 @@ async def test_a_refused_token_is_told_with_where_it_came_from(server: Server, t
         (
             registration,
             "token_kind_wrong",
-            "/v1/jobs is for tokens of kind admin, and this one is of kind registration",
+            "/v1/jobs is for tokens of people, and this one is of kind registration",
         ),
         (server.admin[:-1], "token_invalid", "is none of Moonyard's, or only a part of one"),
         ("x" * 40, "token_invalid", "is none of Moonyard's, or only a part of one"),
     ]:
-        assert_told(await server("jobs", token=token), code, refused, said, "`moonyard token create`")
+        hint = "`moonyard login`" if code == "token_kind_wrong" else "`moonyard token create`"
+        assert_told(await server("jobs", token=token), code, refused, said, hint)
     (tmp_path / "moonyard.toml").write_text(f'token = "{expired}"\n', encoding="utf-8")
     in_file = await moonyard(
         "jobs", "--orchestrator", server.address, cwd=tmp_path, MOONYARD_STATE_FOLDER=str(tmp_path)
