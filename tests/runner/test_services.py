@@ -46,8 +46,9 @@ async def test_a_service_that_has_ended_is_not_taken_for_another_that_answers(
     container, said = await engine.create_service(spec, Said())
     facts = await describe(container._container)
     assert await container.end()
+    # The engine learns of the end a moment after it.
+    await container._container.wait()  # pyright: ignore[reportUnknownMemberType]
     if seen == "after its end":
-        await container._container.wait()  # pyright: ignore[reportUnknownMemberType]
         facts = await describe(container._container)
     with anyio.fail_after(10):
         # Killed, it is there until its parent has heard of it.
