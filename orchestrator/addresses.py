@@ -96,7 +96,7 @@ def network(text: str) -> Network:
 
 
 def _trusted(connection: ASGIConnection[Any, Any, Any, Any]) -> Sequence[Network]:
-    trusted: Sequence[Network] = connection.app.state[STATE_NAME]
+    trusted: Sequence[Network] = connection.scope["state"][STATE_NAME]
     return trusted
 
 

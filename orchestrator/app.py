@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from typing import Any, Final
 
 from litestar import Litestar, Request, Response, Router
-from litestar.datastructures import State
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.spec import Components, SecurityScheme
 
-from orchestrator import access, addresses, answers, form, refused_requests
+from orchestrator import access, answers, form, refused_requests
 from orchestrator.description import Description
-from orchestrator.parts import STATE_NAME, Parts
 from orchestrator.problems import Refusal
 from orchestrator.routes import (
     accounts,
@@ -60,11 +59,11 @@ ROUTES: Final = (
 )
 
 
-def create(parts: Parts) -> Litestar:
-    """Make the application."""
+@functools.cache
+def create() -> Litestar:
+    """Make the application, the same for all replicas of a process: which one was asked, a request's scope says."""
     return Litestar(
         [handler for group in ROUTES for handler in group.HANDLERS],
-        state=State({STATE_NAME: parts, addresses.STATE_NAME: parts.settings.edge.trusted_proxies}),
         guards=[access.guard, form.guard],
         exception_handlers={Exception: _answer},
         request_max_body_size=BODY_BYTES_MAXIMUM,

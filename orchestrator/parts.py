@@ -62,7 +62,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
 def of(connection: ASGIConnection[Any, Any, Any, Any]) -> Parts:
     """Find the parts of the replica that got a request."""
-    parts: Parts = connection.app.state[STATE_NAME]
+    parts: Parts = connection.scope["state"][STATE_NAME]
     return parts
 
 

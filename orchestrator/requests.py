@@ -22,9 +22,8 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from orchestrator import addresses, traces
 from orchestrator.connections import HEAD_BYTES_MAXIMUM
-from orchestrator.metrics import Metrics
+from orchestrator.parts import STATE_NAME, Parts
 from orchestrator.rates import Rates
-from orchestrator.settings import EdgeSettings
 from schema import log_context, tracing
 from schema.tracing import Tracer
 from schema.wire import PROBLEM_MEDIA_TYPE, ProblemDocument
@@ -66,8 +65,10 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True):
     retry_after: int = 0
 
 
-def watch(application: ASGIApp, metrics: Metrics, tracer: Tracer | None, settings: EdgeSettings) -> ASGIApp:
-    """Put an application behind this."""
+def watch(application: ASGIApp, parts: Parts, tracer: Tracer | None) -> ASGIApp:
+    """Put an application behind this: it finds the replica that was asked in the scope of each request."""
+    settings, metrics = parts.settings.edge, parts.metrics
+    replica = {STATE_NAME: parts, addresses.STATE_NAME: settings.trusted_proxies}
     rates = Rates(settings)
     strict_transport = tuple(text.lower().encode() for text in STRICT_TRANSPORT)
 
@@ -76,6 +77,7 @@ def watch(application: ASGIApp, metrics: Metrics, tracer: Tracer | None, setting
             await application(scope, receive, send)
             return
         started = time.perf_counter()
+        scope["state"] = dict(replica)
         noted, refused = _noted(scope, settings.hosts)
         given_id = noted.get(ID_HEADER)
         request_id = given_id if given_id and _ID.fullmatch(given_id) else secrets.token_hex(8).encode()

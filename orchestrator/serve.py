@@ -94,9 +94,7 @@ async def run(
             await secrets.warn_of_missing_keys(database, settings.secret_keys)
             await _warn_of_rights(database)
             _warn_of_exposure(listening, settings)
-            server = Server(
-                requests.watch(app.create(parts), parts.metrics, tracer, settings.edge), settings, certificate
-            )
+            server = Server(requests.watch(app.create(), parts, tracer), settings, certificate)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(server.look_after)
                 tasks.start_soon(_drain_when, stop, parts, server)

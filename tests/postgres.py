@@ -51,7 +51,9 @@ class Cluster:
     def create(self, template: str = "template1") -> str:
         """Create a database and give its URL."""
         name = next(self._names)
-        self.run(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+        # Copying files takes a third of what copying through the log does.
+        make = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
+        self.run(make.format(sql.Identifier(name), sql.Identifier(template)))
         return self.url(name)
 
     def create_migrated(self) -> str:

@@ -107,7 +107,7 @@ CONTROL_WITHOUT_A_ROW = {"audit_verify(text)": "it changes nothing"}
 def changing_routes(installation: Installation) -> set[str]:
     """Name all routes that are not for reading."""
     found: set[str] = set()
-    for route in app.create(installation.replicas[0].parts).routes:
+    for route in app.create().routes:
         for handler in getattr(route, "route_handlers", ()):
             if KEY in handler.opt:
                 paths = [plain(path) for path in handler.paths]

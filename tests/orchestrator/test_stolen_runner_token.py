@@ -200,7 +200,7 @@ def routes_of_attempts(installation: Installation) -> set[str]:
     """Name the routes of runners that are about an attempt."""
     prefix = "/v1/runner/jobs/{job:str}/{attempt:int}/"
     found: set[str] = set()
-    for route in app.create(installation.replicas[0].parts).routes:
+    for route in app.create().routes:
         if isinstance(route, HTTPRoute) and route.path.startswith(prefix):
             rest = route.path.removeprefix(prefix).replace(":str}", "}").replace(":path}", "}")
             assert "runner" in {handler.opt.get(KEY) for handler in route.route_handlers}
