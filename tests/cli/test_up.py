@@ -327,7 +327,7 @@ async def test_what_cannot_be_done_is_told_with_exit_code_2(installation: Instal
     refused = await installation("jobs", MOONYARD_TOKEN="moonyard_admin_wrong")
     assert refused.code == 2
     assert "token" in refused.stderr
-    unreachable = await installation("jobs", "--orchestrator", "http://127.0.0.1:1")
+    unreachable = await installation("jobs", "--orchestrator", "http://127.0.0.1:1", MOONYARD_TOKEN="x")
     assert unreachable.code == 2
     assert "orchestrator http://127.0.0.1:1 is unreachable (connection refused)" in unreachable.stderr
     assert "hint: " in unreachable.stderr
