@@ -29,7 +29,7 @@ _NONE: Final = "$argon2id$v=19$m=65536,t=3,p=4$GJDspw51B+Lc945XOWZCMA$cmcc6akn9v
 """Of no password: what a login of an account without one is compared with, so that it takes as long."""
 
 
-_AT_ONCE: Final = anyio.CapacityLimiter(AT_ONCE)
+_TURNS: Final = anyio.CapacityLimiter(AT_ONCE)
 
 
 async def hashed(password: str) -> str:
@@ -38,7 +38,7 @@ async def hashed(password: str) -> str:
     :raises TooMany: when too many others are before it.
     """
     with _in_turn():
-        return await anyio.to_thread.run_sync(_HASHER.hash, password, limiter=_AT_ONCE)
+        return await anyio.to_thread.run_sync(_HASHER.hash, password, limiter=_TURNS)
 
 
 async def are_same(stored: str | None, password: str) -> bool:
@@ -49,7 +49,7 @@ async def are_same(stored: str | None, password: str) -> bool:
     if len(password) > PASSWORD_LENGTH_MAXIMUM:
         return False
     with _in_turn():
-        is_same = await anyio.to_thread.run_sync(_verify, stored or _NONE, password, limiter=_AT_ONCE)
+        is_same = await anyio.to_thread.run_sync(_verify, stored or _NONE, password, limiter=_TURNS)
     return is_same and stored is not None
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from schema.wire import Answer, Message
 
-PASSWORD_LENGTH_MINIMUM = 12
-PASSWORD_LENGTH_MAXIMUM = 1000
+PASSWORD_LENGTH_MINIMUM: Final = 12
+PASSWORD_LENGTH_MAXIMUM: Final = 1000
 
 
 class Login(Message, frozen=True, kw_only=True):
